@@ -1,0 +1,158 @@
+//! Ties requests to their gRPC methods, and bundles the links to a service.
+
+use atoll_fabric::{Call, Link, Malformed, Rpc};
+use atoll_wire::v1 as wire;
+
+use crate::{
+    beacon::{Announce, BeaconError, Blocks, BlocksReply, Head, HeadReply},
+    convert::Proto,
+    executor::{Debit, ExecutorError, Predict, PredictReply, RunGroup, RunGroupReply},
+    mempool::{MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply},
+    router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError},
+    state::{
+        AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, Lookup, LookupReply,
+        Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiveCredits,
+        ReceiveCreditsReply, Settle, Share, ShareReply, StateError, StoreResult, StoreResultReply,
+        Sync, SyncReply, Tip, Watch, WatchReply, Withdraw,
+    },
+};
+
+/// One line a request: its link, its name, its messages, its reply.
+macro_rules! service {
+    ($(#[$doc:meta])* $client:ident, $service:literal, $error:ty {
+        $($link:ident: $request:ident ($wire:ident, $wire_reply:ident) -> $reply:ty;)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $client {
+            $(
+                #[doc = concat!("To send a [`", stringify!($request), "`].")]
+                pub $link: Link<$request>,
+            )*
+        }
+
+        impl $client {
+            /// Links that all lead to `target`: a [`Local`](atoll_fabric::Local) or a
+            /// [`Remote`](atoll_fabric::Remote).
+            pub fn new<T>(target: T) -> Self
+            where
+                T: $(Call<$request> +)* Clone + 'static,
+            {
+                let target = std::sync::Arc::new(target);
+                Self { $($link: target.clone()),* }
+            }
+        }
+
+        $(
+            impl Rpc for $request {
+                type Reply = $reply;
+                type Error = $error;
+                type Wire = wire::$wire;
+                type WireReply = wire::$wire_reply;
+
+                const PATH: &'static str = concat!("/", $service, "/", stringify!($request));
+
+                fn into_wire(self) -> Self::Wire {
+                    Proto::into_wire(self)
+                }
+
+                fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
+                    Proto::from_wire(wire)
+                }
+
+                fn reply_into_wire(reply: Self::Reply) -> Self::WireReply {
+                    Proto::into_wire(reply)
+                }
+
+                fn reply_from_wire(wire: Self::WireReply) -> Result<Self::Reply, Malformed> {
+                    Proto::from_wire(wire)
+                }
+            }
+        )*
+    };
+}
+
+service! {
+    /// Links to a shard's pool of pending transactions.
+    MempoolClient, "atoll.v1.MempoolService", MempoolError {
+        submit: Submit (MempoolServiceSubmitRequest, MempoolServiceSubmitResponse) -> SubmitReply;
+        take: Take (TakeRequest, TakeResponse) -> TakeReply;
+        report: Report (ReportRequest, ReportResponse) -> ();
+        status: Status (MempoolServiceStatusRequest, MempoolServiceStatusResponse) -> StatusReply;
+    }
+}
+
+service! {
+    /// Links to what runs a shard's transactions.
+    ExecutorClient, "atoll.v1.ExecutorService", ExecutorError {
+        predict: Predict (PredictRequest, PredictResponse) -> PredictReply;
+        debit: Debit (DebitRequest, DebitResponse) -> ();
+        run_group: RunGroup (RunGroupRequest, RunGroupResponse) -> RunGroupReply;
+    }
+}
+
+service! {
+    /// Links to a shard's state.
+    StateClient, "atoll.v1.StateService", StateError {
+        read: Read (ReadRequest, ReadResponse) -> ReadReply;
+        append: Append (AppendRequest, AppendResponse) -> Tip;
+        cut: Cut (CutRequest, CutResponse) -> CutReply;
+        outbox: Outbox (OutboxRequest, OutboxResponse) -> OutboxReply;
+        share: Share (ShareRequest, ShareResponse) -> ShareReply;
+        withdraw: Withdraw (WithdrawRequest, WithdrawResponse) -> ();
+        store_result: StoreResult (StoreResultRequest, StoreResultResponse) -> StoreResultReply;
+        accept_parts: AcceptParts (AcceptPartsRequest, AcceptPartsResponse) -> AcceptPartsReply;
+        receive_credits: ReceiveCredits (ReceiveCreditsRequest, ReceiveCreditsResponse)
+            -> ReceiveCreditsReply;
+        settle: Settle (SettleRequest, SettleResponse) -> ();
+        recall: Recall (RecallRequest, RecallResponse) -> RecallReply;
+        put_codes: PutCodes (PutCodesRequest, PutCodesResponse) -> ();
+        watch: Watch (WatchRequest, WatchResponse) -> WatchReply;
+        sync: Sync (SyncRequest, SyncResponse) -> SyncReply;
+        lookup: Lookup (LookupRequest, LookupResponse) -> LookupReply;
+        feed: Feed (FeedRequest, FeedResponse) -> FeedReply;
+    }
+}
+
+service! {
+    /// Links to a shard's side of what crosses shards.
+    RouterClient, "atoll.v1.RouterService", RouterError {
+        escalate: Escalate (EscalateRequest, EscalateResponse) -> ();
+        deliver: Deliver (DeliverRequest, DeliverResponse) -> DeliverReply;
+        fetch: Fetch (FetchRequest, FetchResponse) -> FetchReply;
+    }
+}
+
+service! {
+    /// Links to the beacon.
+    BeaconClient, "atoll.v1.BeaconService", BeaconError {
+        announce: Announce (AnnounceRequest, AnnounceResponse) -> ();
+        blocks: Blocks (BlocksRequest, BlocksResponse) -> BlocksReply;
+        head: Head (HeadRequest, HeadResponse) -> HeadReply;
+    }
+}
+
+/// Replies that say no more than that it is done.
+macro_rules! done {
+    ($($wire:ident),*) => { $(
+        impl Proto<wire::$wire> for () {
+            fn into_wire(self) -> wire::$wire {
+                wire::$wire {}
+            }
+
+            fn from_wire(_: wire::$wire) -> Result<Self, Malformed> {
+                Ok(())
+            }
+        }
+    )* };
+}
+
+done!(
+    ReportResponse,
+    DebitResponse,
+    WithdrawResponse,
+    SettleResponse,
+    PutCodesResponse,
+    EscalateResponse,
+    AnnounceResponse
+);

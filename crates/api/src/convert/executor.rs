@@ -1,0 +1,25 @@
+//! Requests and replies of `executor`.
+
+use super::{messages, variants};
+use crate::executor::{
+    CodeWanted, Debit, Predict, PredictReply, Prediction, RunGroup, RunGroupReply,
+};
+
+messages! {
+    Predict => PredictRequest { txs: list, known: small_list }
+    PredictReply => PredictResponse { predictions: list }
+    CodeWanted => CodeWanted { hash: plain, account: plain }
+    Debit => DebitRequest { txs: list }
+    RunGroup => RunGroupRequest {
+        group: required, env: required, epoch: plain, txs: list, values: small_list,
+    }
+    RunGroupReply => RunGroupResponse { parts: list }
+}
+
+variants! {
+    Prediction => prediction::Prediction, prediction: Prediction {
+        uses: Uses { keys: required, credit: plain }
+        needs: Needs { keys: small_list, codes: list }
+        invalid: Invalid { reason: plain, nonce_ahead: plain }
+    }
+}

@@ -1,0 +1,19 @@
+//! Requests and replies of `router`.
+
+use super::messages;
+use crate::router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply};
+
+messages! {
+    Escalate => EscalateRequest { txs: list }
+    Deliver => DeliverRequest {
+        chain_id: plain, epoch: plain, from: plain, to: plain, shared: list, leases: list,
+        parts: list, credits: small_list, settlements: list,
+    }
+    DeliverReply => DeliverResponse {
+        shared_refused: list, parts_refused: list, credits_received: plain,
+    }
+    Fetch => FetchRequest {
+        from: plain, keys: small_list, codes: list, leases: list, results: list,
+    }
+    FetchReply => FetchResponse { values: small_list, codes: list, leases: list, parts: list }
+}

@@ -1,0 +1,368 @@
+//! `state`: the one writer of a shard. It holds committed state, the shard's chain and all protocol
+//! state, and nothing that it has answered for is lost.
+
+use atoll_fabric::Fault;
+pub use atoll_types::Refusal;
+use atoll_types::{
+    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, Lease, LocalBlock, Part,
+    PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey, StateValue, TxRef, Write,
+};
+use serde::{Deserialize, Serialize};
+
+pub use crate::client::StateClient;
+
+/// Reads values, all at one instant of the shard's history.
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub keys: Vec<StateKey>,
+    /// Hashes of code to be returned with the values.
+    pub codes: Vec<B256>,
+    /// The cut to read at; `None` for the newest state.
+    pub at: Option<u64>,
+    /// Answer only once this cut has been passed (0: at once).
+    pub min_cut: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReadReply {
+    /// In the order of the keys asked for.
+    pub values: Vec<StateValue>,
+    /// In the order of the hashes asked for; `None` where this shard does not have the code.
+    pub codes: Vec<Option<Bytes>>,
+    /// Newest cut passed.
+    pub cut: u64,
+    /// Number of the newest block.
+    pub head: u64,
+}
+
+/// Appends a block. Answered when it is durable.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub block: LocalBlock,
+}
+
+/// What the next block is built on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    pub head: u64,
+    pub cut: u64,
+    /// Digest of the shard's chain.
+    pub digest: B256,
+}
+
+/// Handles a beacon block: the shard's cut of that number. Answered when it is durable. A block
+/// that was handled before answers with what is still open of it.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub block: BeaconBlock,
+}
+
+/// What the router has to carry out after a cut.
+#[derive(Clone, Debug, Default)]
+pub struct CutReply {
+    /// Newest cut passed.
+    pub cut: u64,
+    /// Groups that this shard executes, with the bodies and key sets of their transactions.
+    pub run: Vec<GroupToRun>,
+    /// Leases to send to other shards' executors and to this one's.
+    pub leases: Vec<LeaseOut>,
+    /// Own transactions that came back and have to be predicted again.
+    pub returned: Vec<SharedTx>,
+    /// What became of credits that others sent here.
+    pub settlements: Vec<Settlement>,
+}
+
+#[derive(Clone, Debug)]
+pub struct GroupToRun {
+    pub group: PlannedGroup,
+    pub env: BlockEnv,
+    /// Those that concern this shard; the others come with the leases.
+    pub txs: Vec<SharedTx>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LeaseOut {
+    /// The executor's shard.
+    pub to: ShardId,
+    pub lease: Lease,
+}
+
+/// What became of the credits that `from` sent to `by`, up to a sequence number.
+pub use atoll_types::Settlement;
+
+/// Everything of the protocol that is open: what a router that has lost all needs to go on.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox;
+
+#[derive(Clone, Debug, Default)]
+pub struct OutboxReply {
+    /// As after a cut: groups to run that have no result yet, every lease of an open group, returned
+    /// transactions, newest settlements.
+    pub open: CutReply,
+    /// Own transactions that are shared and in no plan yet.
+    pub unplanned: Vec<SharedTx>,
+    /// Results of open groups that this shard executed.
+    pub results: Vec<PartMessage>,
+    /// Open groups whose part this shard has not got yet, and their executor.
+    pub awaited: Vec<PlannedGroup>,
+    /// Credits that no settlement has confirmed.
+    pub credits: Vec<Credit>,
+}
+
+/// Keeps transactions that are about to be ordered. Answered when they are durable.
+#[derive(Clone, Debug)]
+pub struct Share {
+    pub txs: Vec<SharedTx>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ShareReply {
+    /// For each transaction in order: `None`, or the rule that it breaks.
+    pub refused: Vec<Option<Refusal>>,
+}
+
+/// Gives up an own transaction that came back and can no longer run.
+#[derive(Clone, Debug)]
+pub struct Withdraw {
+    pub tx: TxRef,
+    /// Told to the sender.
+    pub reason: String,
+}
+
+/// Keeps the result of a group that this shard executed. Answered when it is durable; if there is
+/// one already, that one is answered.
+#[derive(Clone, Debug)]
+pub struct StoreResult {
+    pub group: GroupId,
+    /// One for each owner, ascending.
+    pub parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreResultReply {
+    pub parts: Vec<PartMessage>,
+}
+
+/// Keeps parts of results. Answered when they are durable.
+#[derive(Clone, Debug)]
+pub struct AcceptParts {
+    pub parts: Vec<PartMessage>,
+}
+
+#[derive(Clone, Debug)]
+pub struct AcceptPartsReply {
+    /// For each part in order: `None`, or the rule that it breaks.
+    pub refused: Vec<Option<Refusal>>,
+}
+
+/// Keeps credits until the beacon makes them due. Answered when they are durable.
+#[derive(Clone, Debug)]
+pub struct ReceiveCredits {
+    pub from: ShardId,
+    /// Ascending, without gaps.
+    pub credits: Vec<Credit>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReceiveCreditsReply {
+    /// Credits of that shard are held up to this number.
+    pub received: u64,
+}
+
+/// Notes what became of credits sent. Answered when it is durable.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    pub settlement: Settlement,
+}
+
+/// The leases of open groups that this shard owns keys of, and results that it has. For an executor
+/// or owner that missed them.
+#[derive(Clone, Debug)]
+pub struct Recall {
+    pub leases: Vec<GroupId>,
+    /// Groups that this shard executed whose part for `owner` is wanted.
+    pub results: Vec<GroupId>,
+    pub owner: ShardId,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct RecallReply {
+    /// Those that there are.
+    pub leases: Vec<Lease>,
+    pub parts: Vec<PartMessage>,
+}
+
+/// Caches code of other shards.
+#[derive(Clone, Debug)]
+pub struct PutCodes {
+    pub codes: Vec<Bytes>,
+}
+
+/// Waits for something to report to the beacon or to other shards.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Version of the anchor that the caller has (0: none).
+    pub version: u64,
+    /// For each receiver, the newest credit that the caller has.
+    pub credits_after: Vec<(ShardId, u64)>,
+    /// Answer with what there is after this time, in milliseconds.
+    pub wait_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct WatchReply {
+    pub version: u64,
+    pub anchor: Anchor,
+    /// Credits newer than those that the caller has, ascending for each receiver.
+    pub credits: Vec<Credit>,
+}
+
+/// What changed on the shard other than by its own blocks: for the executor and the mempool.
+#[derive(Clone, Debug)]
+pub struct Sync {
+    /// Number of the newest change that the caller has (0: none, start over).
+    pub after: u64,
+    /// Answer with nothing after this time, in milliseconds.
+    pub wait_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct SyncReply {
+    /// True if the caller must forget what it knows: the changes then start from nothing.
+    pub reset: bool,
+    pub changes: Vec<Change>,
+    pub tip: Tip,
+    /// Values that blocks after the newest cut run with.
+    pub env: BlockEnv,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// From 1, without gaps.
+    pub number: u64,
+    /// The cut that made it; `None` for a change between cuts.
+    pub cut: Option<u64>,
+    pub writes: Vec<Write>,
+    /// Keys that local transactions may no longer touch.
+    pub fenced: Vec<StateKey>,
+    /// Keys that they may touch again.
+    pub unfenced: Vec<StateKey>,
+    /// Own transactions that are now shared; their senders run nothing locally.
+    pub pinned: Vec<SenderTx>,
+    /// Own shared transactions that have ended.
+    pub ended: Vec<Ended>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderTx {
+    pub tx: B256,
+    pub sender: atoll_types::Address,
+    pub nonce: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub tx: SenderTx,
+    /// `None` if it has a receipt, else why it was dropped.
+    pub dropped: Option<String>,
+}
+
+/// What is known of transactions whose senders belong to this shard.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    pub txs: Vec<B256>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LookupReply {
+    /// In the order asked for; `None` where this shard knows nothing.
+    pub statuses: Vec<Option<TxStatus>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are receipts")]
+pub enum TxStatus {
+    /// Shared with other shards, not decided.
+    Pending,
+    Done(ReceiptEvent),
+    Dropped {
+        reason: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiptEvent {
+    pub receipt: Receipt,
+    pub finality: Finality,
+    /// A cut at which what it did can be read.
+    pub cut: u64,
+}
+
+/// The shard's receipts as they come.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Number of the newest event that the caller has; [`Feed::NEWEST`] to begin now.
+    pub after: u64,
+    /// At most so many events.
+    pub max: u32,
+    /// Answer with nothing after this time, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Feed {
+    /// As `after`: begin with the next event.
+    pub const NEWEST: u64 = u64::MAX;
+}
+
+#[derive(Clone, Debug)]
+pub struct FeedReply {
+    /// The number to ask after next.
+    pub next: u64,
+    /// Events that the caller asked for and that are no longer kept.
+    pub lost: u64,
+    pub events: Vec<FeedEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are receipts")]
+pub enum FeedEvent {
+    Receipt(ReceiptEvent),
+    /// These transactions, reported as executed before, are final now.
+    Finalized {
+        txs: Vec<B256>,
+        cut: u64,
+    },
+    Dropped {
+        tx: B256,
+        reason: String,
+    },
+}
+
+/// Every error of the state service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum StateError {
+    #[error(
+        "block {number} on {parent} does not extend the head, block {head} on {digest} after cut {cut}"
+    )]
+    NotHead { number: u64, parent: B256, head: u64, digest: B256, cut: u64 },
+    #[error("block touches {key:?}, which an undecided group has fenced")]
+    Fenced { key: StateKey },
+    #[error(
+        "block runs transaction {tx} of a sender who has a transaction across shards under way"
+    )]
+    Pinned { tx: B256 },
+    #[error("beacon block {found} does not follow {newest}, the newest one handled here")]
+    CutGap { found: u64, newest: u64 },
+    #[error("beacon block {number} has another parent than the chain of this shard")]
+    OtherBeaconChain { number: u64 },
+    #[error("cut {asked} is older than {oldest}, the oldest one kept")]
+    CutTooOld { asked: u64, oldest: u64 },
+    #[error("cut {asked} has not been reached, the newest one is {newest}")]
+    CutAhead { asked: u64, newest: u64 },
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("storage: {reason}")]
+    Storage { reason: String },
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}

@@ -1,0 +1,113 @@
+//! Random requests and replies.
+
+use atoll_api::{beacon::*, executor::*, mempool::*, router::*, state::*};
+
+use crate::random::{enums, structs};
+
+structs! {
+    Submit { txs }
+    SubmitReply { refused }
+    Take { session, max_txs, max_gas, wait_ms }
+    TakeReply { txs }
+    Report { ends }
+    TxEnd { tx, end }
+    Status {}
+    StatusReply { pending, queued, under_way, size_bytes }
+
+    Predict { txs, known }
+    PredictReply { predictions }
+    CodeWanted { hash, account }
+    Debit { txs }
+    RunGroup { group, env, epoch, txs, values }
+    RunGroupReply { parts }
+
+    Escalate { txs }
+    Deliver { chain_id, epoch, from, to, shared, leases, parts, credits, settlements }
+    DeliverReply { shared_refused, parts_refused, credits_received }
+    Fetch { from, keys, codes, leases, results }
+    FetchReply { values, codes, leases, parts }
+
+    Announce { from, intents, anchor }
+    Blocks { after, max, wait_ms }
+    BlocksReply { blocks }
+    Head {}
+    HeadReply { block, intents_waiting, groups_open }
+
+    Read { keys, codes, at, min_cut }
+    ReadReply { values, codes, cut, head }
+    Append { block }
+    Tip { head, cut, digest }
+    Cut { block }
+    CutReply { cut, run, leases, returned, settlements }
+    GroupToRun { group, env, txs }
+    LeaseOut { to, lease }
+    Outbox {}
+    OutboxReply { open, unplanned, results, awaited, credits }
+    Share { txs }
+    ShareReply { refused }
+    Withdraw { tx, reason }
+    StoreResult { group, parts }
+    StoreResultReply { parts }
+    AcceptParts { parts }
+    AcceptPartsReply { refused }
+    ReceiveCredits { from, credits }
+    ReceiveCreditsReply { received }
+    Settle { settlement }
+    Recall { leases, results, owner }
+    RecallReply { leases, parts }
+    PutCodes { codes }
+    Watch { version, credits_after, wait_ms }
+    WatchReply { version, anchor, credits }
+    Sync { after, wait_ms }
+    SyncReply { reset, changes, tip, env }
+    Change { number, cut, writes, fenced, unfenced, pinned, ended }
+    SenderTx { tx, sender, nonce }
+    Ended { tx, dropped }
+    Lookup { txs }
+    LookupReply { statuses }
+    ReceiptEvent { receipt, finality, cut }
+    Feed { after, max, wait_ms }
+    FeedReply { next, lost, events }
+}
+
+enums! {
+    Refused {
+        AlreadyKnown {}
+        NonceTooLow { next, found }
+        NonceTooFar { next, found, limit }
+        InsufficientFunds { have, want }
+        Underpriced { found, minimum }
+        ReplacementUnderpriced { found, needed }
+        UnderWay {}
+        MempoolFull { limit, unit }
+        SenderFull { limit }
+        IntrinsicGas { found, needed }
+        GasLimit { found, limit }
+        WrongShard { owner, here }
+    }
+    End { Included {} Escalated {} Returned {} Dropped { reason } }
+    Prediction { Uses { keys, credit } Needs { keys, codes } Invalid { reason, nonce_ahead } }
+    TxStatus { Pending {} Done { 0 } Dropped { reason } }
+    FeedEvent { Receipt { 0 } Finalized { txs, cut } Dropped { tx, reason } }
+
+    MempoolError { OldSession { found, newest } State { reason } }
+    ExecutorError { State { reason } BadGroup { what } }
+    StateError {
+        NotHead { number, parent, head, digest, cut }
+        Fenced { key }
+        Pinned { tx }
+        CutGap { found, newest }
+        OtherBeaconChain { number }
+        CutTooOld { asked, oldest }
+        CutAhead { asked, newest }
+        Refused { 0 }
+        Storage { reason }
+    }
+    RouterError { NotForThisShard { found, here } Refused { 0 } State { reason } }
+    BeaconError {
+        NoSuchShard { shard, shards }
+        TooManyIntents { limit }
+        BadIntent { what }
+        Storage { reason }
+    }
+}

@@ -1,0 +1,212 @@
+//! Which waiting transactions a round takes, and which of them form one group.
+
+use std::collections::HashMap;
+
+use atoll_types::{Address, Intent, ShardId};
+
+/// Bounds of one round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caps {
+    /// Sum of gas limits in a group, unless one transaction alone exceeds it.
+    pub group_gas: u64,
+    /// Sum of gas limits in a round, likewise.
+    pub round_gas: u64,
+    pub round_txs: usize,
+    /// How many waiting intents are looked at.
+    pub scan: usize,
+}
+
+/// A group as planned, before it has an id.
+pub(crate) struct Draft {
+    /// Positions in the list of waiting intents, ascending.
+    pub members: Vec<usize>,
+    pub executor: ShardId,
+    pub gas: u64,
+}
+
+/// What earlier intents that stay behind use: whoever conflicts with them waits too, so that
+/// nobody is overtaken for ever.
+#[derive(Default)]
+struct Blocked {
+    /// Fingerprint → whether it is written.
+    keys: HashMap<u64, bool>,
+}
+
+impl Blocked {
+    fn add(&mut self, intent: &Intent) {
+        for keys in &intent.keys {
+            for key in &keys.reads {
+                self.keys.entry(*key).or_insert(false);
+            }
+            for key in &keys.writes {
+                self.keys.insert(*key, true);
+            }
+        }
+    }
+
+    fn conflicts(&self, intent: &Intent) -> bool {
+        intent.keys.iter().any(|keys| {
+            keys.reads.iter().any(|key| self.keys.get(key) == Some(&true))
+                || keys.writes.iter().any(|key| self.keys.contains_key(key))
+        })
+    }
+}
+
+/// Takes what can run in a round, oldest first, and unites what shares a key that either writes.
+///
+/// `fenced` says whether an undecided group may write a key: whatever uses such a key waits.
+/// `absent` says whether nothing may be planned on a shard: what touches such a one waits without
+/// being looked at, and only its sender's later transactions wait for it.
+pub(crate) fn draft<'a>(
+    waiting: impl Iterator<Item = &'a Intent>,
+    fenced: impl Fn(u64) -> bool,
+    absent: impl Fn(ShardId) -> bool,
+    caps: Caps,
+) -> Vec<Draft> {
+    let mut round = Round::default();
+    let mut blocked = Blocked::default();
+    let mut stranded: HashMap<Address, u64> = HashMap::new();
+    let mut looked_at = 0;
+    for (position, intent) in waiting.enumerate() {
+        let later = stranded.get(&intent.sender).is_some_and(|first| *first < intent.nonce);
+        if later || intent.keys.iter().any(|keys| absent(keys.shard)) {
+            let first = stranded.entry(intent.sender).or_insert(intent.nonce);
+            *first = intent.nonce.min(*first);
+            continue;
+        }
+        if looked_at == caps.scan {
+            break;
+        }
+        looked_at += 1;
+        let fence = |keys: &[u64]| keys.iter().any(|key| fenced(*key));
+        let held = intent.keys.iter().any(|keys| fence(&keys.reads) || fence(&keys.writes));
+        if held || blocked.conflicts(intent) || !round.admit(position, intent, caps) {
+            blocked.add(intent);
+        }
+    }
+    round.finish()
+}
+
+/// One key in a round: who writes it, or who reads it while nobody does. A writer is in one group
+/// with everybody who uses the key, so it stands for them all.
+#[derive(Default)]
+struct Use {
+    writer: Option<usize>,
+    readers: Vec<usize>,
+}
+
+/// Groups as sets of a union-find forest over the transactions taken so far.
+#[derive(Default)]
+struct Round<'a> {
+    taken: Vec<(usize, &'a Intent)>,
+    parent: Vec<usize>,
+    gas: Vec<u64>,
+    round_gas: u64,
+    uses: HashMap<u64, Use>,
+}
+
+impl<'a> Round<'a> {
+    fn root(&mut self, mut node: usize) -> usize {
+        while self.parent[node] != node {
+            self.parent[node] = self.parent[self.parent[node]];
+            node = self.parent[node];
+        }
+        node
+    }
+
+    /// Takes an intent into the round, unless a cap says that it has to wait.
+    fn admit(&mut self, position: usize, intent: &'a Intent, caps: Caps) -> bool {
+        let first = self.taken.is_empty();
+        if self.taken.len() >= caps.round_txs
+            || (!first && self.round_gas.saturating_add(intent.gas_limit) > caps.round_gas)
+        {
+            return false;
+        }
+        let mut joined = self.neighbours(intent);
+        for node in &mut joined {
+            *node = self.root(*node);
+        }
+        joined.sort_unstable();
+        joined.dedup();
+        let gas = joined.iter().map(|root| self.gas[*root]);
+        let gas = gas.fold(intent.gas_limit, u64::saturating_add);
+        if !joined.is_empty() && gas > caps.group_gas {
+            return false;
+        }
+        let node = self.taken.len();
+        self.taken.push((position, intent));
+        self.parent.push(node);
+        self.gas.push(gas);
+        self.round_gas = self.round_gas.saturating_add(intent.gas_limit);
+        for root in joined {
+            self.parent[root] = node;
+        }
+        for keys in &intent.keys {
+            for key in &keys.reads {
+                let uses = self.uses.entry(*key).or_default();
+                if uses.writer.is_none() {
+                    uses.readers.push(node);
+                }
+            }
+            for key in &keys.writes {
+                self.uses.insert(*key, Use { writer: Some(node), readers: Vec::new() });
+            }
+        }
+        true
+    }
+
+    /// Transactions of the round with which an intent shares a key that either writes.
+    fn neighbours(&self, intent: &Intent) -> Vec<usize> {
+        let mut found = Vec::new();
+        for keys in &intent.keys {
+            for key in &keys.reads {
+                found.extend(self.uses.get(key).and_then(|uses| uses.writer));
+            }
+            for key in &keys.writes {
+                if let Some(uses) = self.uses.get(key) {
+                    found.extend(uses.writer);
+                    found.extend(&uses.readers);
+                }
+            }
+        }
+        found
+    }
+
+    fn finish(mut self) -> Vec<Draft> {
+        let mut groups: HashMap<usize, usize> = HashMap::new();
+        let mut drafts: Vec<(Vec<usize>, u64)> = Vec::new();
+        for node in 0..self.taken.len() {
+            let root = self.root(node);
+            let group = *groups.entry(root).or_insert_with(|| {
+                drafts.push((Vec::new(), self.gas[root]));
+                drafts.len() - 1
+            });
+            drafts[group].0.push(node);
+        }
+        drafts
+            .into_iter()
+            .map(|(nodes, gas)| Draft {
+                executor: busiest(nodes.iter().map(|node| self.taken[*node].1)),
+                members: nodes.iter().map(|node| self.taken[*node].0).collect(),
+                gas,
+            })
+            .collect()
+    }
+}
+
+/// The owner of the key that most transactions use, written ones first: that key never moves.
+fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
+    let mut counts: HashMap<u64, (u32, u32, ShardId)> = HashMap::new();
+    for keys in intents.flat_map(|intent| &intent.keys) {
+        for key in &keys.writes {
+            let count = counts.entry(*key).or_insert((0, 0, keys.shard));
+            count.0 += 1;
+            count.1 += 1;
+        }
+        for key in &keys.reads {
+            counts.entry(*key).or_insert((0, 0, keys.shard)).1 += 1;
+        }
+    }
+    let best = counts.into_iter().max_by_key(|(key, (writes, all, _))| (*writes, *all, *key));
+    best.map(|(_, (.., shard))| shard).unwrap_or_default()
+}

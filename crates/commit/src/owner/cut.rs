@@ -1,0 +1,327 @@
+//! A shard's cut: decisions, then credits, then leases, at one instant of its history.
+
+use std::collections::{BTreeSet, HashMap};
+
+use atoll_types::{
+    B256, BeaconBlock, CreditsDue, Decision, KeySet, Lease, Part, PlannedGroup, Receipt, SharedTx,
+    StateKey, StateValue, TxOutcome, Verdict, digest,
+};
+
+use super::{Codes, EpochWrite, Group, Owner, OwnerError, Phase};
+
+/// What a cut did, for the caller to carry out.
+#[derive(Clone, Debug, Default)]
+pub struct CutEffects {
+    /// In the order in which they take effect.
+    pub writes: Vec<EpochWrite>,
+    pub codes: Codes,
+    /// Receipts of own senders' transactions in groups that committed. They are final.
+    pub receipts: Vec<Receipt>,
+    /// Own transactions that have to be predicted again.
+    pub returned: Vec<SharedTx>,
+    /// Own transactions that ended without a receipt, and why.
+    pub dropped: Vec<(SharedTx, String)>,
+    /// Own transactions that ended with a receipt.
+    pub ended: Vec<SharedTx>,
+    /// Groups planned here that this shard has to lease to.
+    pub opened: Vec<PlannedGroup>,
+    /// Keys that local transactions may no longer touch.
+    pub fenced: Vec<StateKey>,
+    /// Keys that they may touch again.
+    pub unfenced: Vec<StateKey>,
+    /// Number of this shard's newest block that the beacon has anchored.
+    pub anchored: Option<u64>,
+    /// Plans that could not be leased to because data was missing: the beacon broke a rule.
+    pub violations: Vec<String>,
+}
+
+/// Values as they are within a cut.
+pub(super) struct Cells<'a> {
+    view: &'a dyn Fn(&StateKey) -> StateValue,
+    changed: HashMap<StateKey, StateValue>,
+    writes: Vec<EpochWrite>,
+}
+
+impl Cells<'_> {
+    pub(super) fn read(&self, key: &StateKey) -> StateValue {
+        self.changed.get(key).copied().unwrap_or_else(|| (self.view)(key))
+    }
+
+    pub(super) fn write(&mut self, write: EpochWrite) {
+        self.changed.insert(write.key, write.value);
+        self.writes.push(write);
+    }
+}
+
+impl Owner {
+    /// Checks that a beacon block is the next one, without changing anything.
+    pub fn check_cut(&self, block: &BeaconBlock) -> Result<(), OwnerError> {
+        let number = block.number();
+        if number != self.cut + 1 {
+            return Err(OwnerError::CutGap { found: number, newest: self.cut });
+        }
+        if block.parent != self.beacon || block.env.chain_id != self.config.chain_id {
+            return Err(OwnerError::OtherChain(number));
+        }
+        for Decision { group, verdict } in &block.decisions {
+            let (Some(open), Verdict::Commit(digest)) = (self.groups.get(group), verdict) else {
+                continue;
+            };
+            if open.part.as_ref().is_none_or(|(_, held)| held != digest) {
+                let what = format!("its part of group {group} with digest {digest}");
+                return Err(OwnerError::NotHeld { number, what });
+            }
+        }
+        for due in block.credits.iter().filter(|due| due.to == self.config.shard) {
+            if self.received(due.from) < due.up_to {
+                let what = format!("credits of shard {} up to {}", due.from, due.up_to);
+                return Err(OwnerError::NotHeld { number, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles a beacon block that was checked. `view` reads values as of all inputs before.
+    pub fn cut(
+        &mut self,
+        block: &BeaconBlock,
+        view: &dyn Fn(&StateKey) -> StateValue,
+    ) -> CutEffects {
+        let number = block.number();
+        let mut effects = CutEffects::default();
+        let mut cells = Cells { view, changed: HashMap::new(), writes: Vec::new() };
+        let mut freed = BTreeSet::new();
+        for decision in &block.decisions {
+            self.decide(decision, &mut cells, &mut effects, &mut freed);
+        }
+        let mut due = self.take_due(&block.credits);
+        due.extend(self.pay_fees());
+        self.deposit_due(due, number, &mut cells);
+        for tx in &block.dropped {
+            self.drop_expired(&tx.hash, tx.attempt, &mut effects);
+        }
+        self.cut = number;
+        self.beacon = block.hash();
+        self.env = block.env;
+        for group in &block.plan {
+            self.open_group(group, &cells, &mut effects);
+        }
+        self.drop_stale(&mut effects);
+        self.finish(block, cells, freed, &mut effects);
+        effects
+    }
+
+    fn finish(
+        &mut self,
+        block: &BeaconBlock,
+        cells: Cells<'_>,
+        freed: BTreeSet<StateKey>,
+        effects: &mut CutEffects,
+    ) {
+        let mine = |anchored: &&atoll_types::Anchored| anchored.shard == self.config.shard;
+        effects.anchored = block.anchors.iter().find(mine).map(|anchored| anchored.head);
+        effects.unfenced = freed.into_iter().filter(|key| !self.fences.contains_key(key)).collect();
+        effects.writes = cells.writes;
+        let writes: Vec<_> = effects.writes.iter().map(|w| (w.key, w.value)).collect();
+        self.digest = digest("atoll/cut", &(self.digest, self.beacon, writes));
+    }
+
+    fn decide(
+        &mut self,
+        decision: &Decision,
+        cells: &mut Cells<'_>,
+        effects: &mut CutEffects,
+        freed: &mut BTreeSet<StateKey>,
+    ) {
+        let Some(group) = self.groups.remove(&decision.group) else {
+            return;
+        };
+        for key in &group.keys.writes {
+            if self.fences.get(key) == Some(&decision.group) {
+                self.fences.remove(key);
+                freed.insert(*key);
+            }
+        }
+        match (decision.verdict, group.part) {
+            (Verdict::Commit(_), Some((message, _))) => {
+                self.commit(&group.plan, message.part, cells, effects);
+            }
+            // `check_cut` has refused a commit without its part.
+            (Verdict::Commit(_), None) | (Verdict::Abort, _) => {
+                for tx in &group.plan.txs {
+                    self.come_back(&tx.hash, tx.attempt, None, effects);
+                }
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        plan: &PlannedGroup,
+        part: Part,
+        cells: &mut Cells<'_>,
+        effects: &mut CutEffects,
+    ) {
+        for (key, value) in part.writes {
+            cells.write(EpochWrite { key, value, epoch: plan.id.round });
+        }
+        effects.codes.extend(part.codes);
+        self.fees += part.fees;
+        self.burned += part.burned;
+        self.gas_used += part.receipts.iter().map(|r| r.executed.gas_used).sum::<u64>();
+        effects.receipts.extend(part.receipts);
+        let mut outcomes: HashMap<B256, TxOutcome> = part.outcomes.into_iter().collect();
+        for tx in &plan.txs {
+            // A slow owner may hold the next attempt already.
+            if self.shared.get(&tx.hash).is_none_or(|held| held.tx.attempt != tx.attempt) {
+                continue;
+            }
+            match outcomes.remove(&tx.hash) {
+                // Another shard's sender, or it has its receipt.
+                None => {
+                    self.forget(&tx.hash);
+                }
+                Some(TxOutcome::Executed) => effects.ended.extend(self.forget(&tx.hash)),
+                Some(TxOutcome::Invalid { reason }) => {
+                    effects.dropped.extend(self.forget(&tx.hash).map(|shared| (shared, reason)));
+                }
+                Some(TxOutcome::Behind) => self.come_back(&tx.hash, tx.attempt, None, effects),
+                Some(TxOutcome::Wrong { missing }) => {
+                    self.come_back(&tx.hash, tx.attempt, Some(missing), effects);
+                }
+            }
+        }
+    }
+
+    /// An attempt ended without effect. An own transaction waits to be predicted again, with the
+    /// keys that were missing; another shard's is forgotten: it will be shared again.
+    fn come_back(
+        &mut self,
+        hash: &B256,
+        attempt: u32,
+        missing: Option<KeySet>,
+        effects: &mut CutEffects,
+    ) {
+        let Some(shared) = self.shared.get_mut(hash) else {
+            return;
+        };
+        if shared.tx.attempt != attempt {
+            return;
+        }
+        if shared.tx.origin != self.config.shard {
+            self.shared.remove(hash);
+            return;
+        }
+        shared.phase = Phase::Returned;
+        shared.tx.attempt += 1;
+        if let Some(missing) = missing {
+            shared.tx.wrong += 1;
+            shared.tx.keys = shared.tx.keys.union(&missing);
+        }
+        effects.returned.push(shared.tx.clone());
+    }
+
+    fn take_due(&mut self, due: &[CreditsDue]) -> Vec<atoll_types::Credit> {
+        let mut credits = Vec::new();
+        for due in due.iter().filter(|due| due.to == self.config.shard) {
+            let incoming = self.incoming.entry(due.from).or_default();
+            incoming.due = incoming.due.max(due.up_to);
+            while let Some(credit) = incoming.held.pop_front_if(|held| held.seq <= due.up_to) {
+                credits.push(credit);
+            }
+        }
+        credits
+    }
+
+    fn open_group(&mut self, plan: &PlannedGroup, cells: &Cells<'_>, effects: &mut CutEffects) {
+        let here = self.config.shard;
+        if !plan.owners.contains(&here) {
+            return;
+        }
+        let txs = self.bodies(plan);
+        let mine = |key: &&StateKey| self.config.placement.owner_of(key) == here;
+        let reads = txs.iter().flat_map(|tx| tx.keys.reads.iter().filter(mine));
+        let writes = txs.iter().flat_map(|tx| tx.keys.writes.iter().filter(mine));
+        let keys = KeySet::new(reads.copied(), writes.copied());
+        if let Some(key) = keys.all().find(|key| self.fences.contains_key(key)) {
+            effects.violations.push(format!("group {} uses {key:?}, which is fenced", plan.id));
+            return self.cannot_open(plan, effects);
+        }
+        let mut values: Vec<_> = keys.all().map(|key| (*key, cells.read(key))).collect();
+        values.sort_unstable_by_key(|(key, _)| *key);
+        for tx in &plan.txs {
+            if let Some(shared) = self.shared.get_mut(&tx.hash) {
+                shared.phase = Phase::Planned(plan.id);
+            }
+        }
+        for key in &keys.writes {
+            self.fences.insert(*key, plan.id);
+            effects.fenced.push(*key);
+        }
+        let lease = Lease {
+            chain_id: self.config.chain_id,
+            epoch: self.config.placement.epoch,
+            group: plan.id,
+            from: here,
+            values,
+            in_flight: Vec::new(),
+            bodies: self.bodies_for_executor(plan, txs),
+        };
+        let (env, plan) = (self.env, plan.clone());
+        effects.opened.push(plan.clone());
+        let group = Group { plan, env, keys, lease, result: None, part: None };
+        self.groups.insert(group.plan.id, group);
+    }
+
+    /// Without this owner's acknowledgement the group can only be aborted, and nothing here will
+    /// notice: its transactions come back now.
+    fn cannot_open(&mut self, plan: &PlannedGroup, effects: &mut CutEffects) {
+        for tx in &plan.txs {
+            self.come_back(&tx.hash, tx.attempt, None, effects);
+        }
+    }
+
+    /// What the executor lacks: transactions that do not concern its shard. The lowest-numbered
+    /// owner of each sends it.
+    fn bodies_for_executor(&self, plan: &PlannedGroup, txs: Vec<SharedTx>) -> Vec<SharedTx> {
+        let mut txs = txs;
+        txs.retain(|tx| {
+            let owners = tx.keys.owners(&self.config.placement);
+            owners.first() == Some(&self.config.shard) && !owners.contains(&plan.executor)
+        });
+        txs
+    }
+
+    fn drop_expired(&mut self, hash: &B256, attempt: u32, effects: &mut CutEffects) {
+        let waits =
+            |shared: &super::Shared| shared.phase == Phase::Shared && shared.tx.attempt == attempt;
+        if self.shared.get(hash).is_some_and(waits) {
+            self.drop_shared(hash, effects);
+        }
+    }
+
+    /// Forgets what no later block can plan: the last valid round has passed. Looks at all shared
+    /// transactions once in 64 cuts.
+    fn drop_stale(&mut self, effects: &mut CutEffects) {
+        if !self.cut.is_multiple_of(64) {
+            return;
+        }
+        let stale = |shared: &&super::Shared| {
+            shared.phase == Phase::Shared && shared.tx.last_valid_round < self.cut
+        };
+        let gone: Vec<B256> =
+            self.shared.values().filter(stale).map(|shared| *shared.tx.tx.hash()).collect();
+        gone.iter().for_each(|hash| self.drop_shared(hash, effects));
+    }
+
+    fn drop_shared(&mut self, hash: &B256, effects: &mut CutEffects) {
+        let here = self.config.shard;
+        let Some(shared) = self.forget(hash) else {
+            return;
+        };
+        if shared.origin == here {
+            let reason = format!("not ordered by round {}", shared.last_valid_round);
+            effects.dropped.push((shared, reason));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+use std::fmt;
+
+use alloy_primitives::U256;
+use atoll_types::{BlockEnv, Executed, KeySet, Tx, Write};
+use revm::{
+    context::{
+        Context, Evm, FrameStack, JournalTr, LocalContext, Transaction, TxEnv,
+        journal::JournalInner,
+        result::{EVMError, ExecutionResult, HaltReason},
+    },
+    context_interface::journaled_state::{account::JournaledAccountTr, entry::JournalEntry},
+    handler::{EthPrecompiles, Handler},
+};
+
+use crate::{
+    CallEnd, CallOutcome, CallRequest, CallResult, CallRun, Invalid, OnMissing, Outcome, Run,
+    StateView,
+    db::{Db, Log, Seen, Used},
+    effects,
+    env::{self, SPEC, Settings},
+    handler::{AtollEvm, AtollHandler, Error, Frame, Instructions},
+    journal::Tracked,
+};
+
+/// Runs transactions of one block, one at a time. Cheap to make, and what it allocates it uses again.
+/// It belongs to one thread (it is not `Send`). However a transaction ends, the executor is as good
+/// as new for the next one.
+pub struct Executor {
+    settings: Settings,
+    parts: Option<Parts>,
+}
+
+/// What revm can use again. It is taken out while a transaction runs: should revm panic, the next
+/// transaction starts with new parts.
+struct Parts {
+    journal: JournalInner<JournalEntry>,
+    local: LocalContext,
+    frames: FrameStack<Frame>,
+    log: Log,
+}
+
+/// Why an attempt gave no result.
+enum Failure {
+    Missing,
+    Invalid(Invalid),
+}
+
+/// How a transaction is charged for without being executed.
+#[derive(Clone, Copy)]
+enum Charge {
+    Debit,
+    Fail,
+}
+
+impl Executor {
+    /// An executor for transactions that run with a block's values.
+    pub fn new(env: &BlockEnv) -> Self {
+        Self { settings: Settings::new(env), parts: None }
+    }
+
+    /// Runs a transaction. A prediction is a run with [`OnMissing::Assume`].
+    pub fn transact(&mut self, tx: &Tx, view: &dyn StateView, on_missing: OnMissing) -> Run {
+        self.run(tx, view, on_missing, |evm| {
+            let result = AtollHandler::new(false).run(evm)?;
+            Ok(effects::executed(result, gas_price(evm)))
+        })
+    }
+
+    /// The sender's side of a credit: a plain payment to an address on another shard that has no
+    /// code. Checks, gas and price are as if it were executed; it uses `Basic` and `Code` of the
+    /// sender and nothing else. The value leaves the sender and reaches nobody: the caller makes the
+    /// credit.
+    ///
+    /// Whether the receiver has code is for the caller to know. A creation, a payment to oneself and
+    /// a transaction with authorisations are refused as [`Invalid::Other`].
+    pub fn debit(&mut self, tx: &Tx, view: &dyn StateView) -> Run {
+        let to_another = tx.to().is_some_and(|to| to != tx.sender());
+        if !to_another || tx.envelope().is_eip7702() {
+            let reason = "not a plain payment to another account";
+            return refused(Invalid::Other(reason.into()));
+        }
+        self.run(tx, view, OnMissing::Stop, |evm| charge(evm, Charge::Debit))
+    }
+
+    /// Includes a transaction as failed, for one whose prediction was wrong too often: status 0, all
+    /// of the gas limit used and paid for, nonce + 1, and nothing else. Invalid for the same reasons
+    /// for which running it would be.
+    pub fn fail(&mut self, tx: &Tx, view: &dyn StateView) -> Run {
+        self.run(tx, view, OnMissing::Stop, |evm| charge(evm, Charge::Fail))
+    }
+
+    /// Carries out a call that changes nothing. The caller's nonce and balance are used only if it
+    /// sends value or creates. What the call would write counts as read.
+    pub fn call(
+        &mut self,
+        request: &CallRequest,
+        view: &dyn StateView,
+        on_missing: OnMissing,
+    ) -> CallRun {
+        let tx = env::request(request, self.settings.tx.chain_id);
+        let ignore_caller = request.value.is_zero() && request.to.is_some();
+        let body = |evm: &mut AtollEvm<'_>| AtollHandler::new(ignore_caller).run(evm);
+        let (result, used) = self.attempt(true, tx, (view, on_missing), body, |_| &[]);
+        let outcome = match result {
+            _ if used.lacks() => CallOutcome::Missing,
+            Ok(result) => CallOutcome::Done(call_result(result)),
+            Err(Failure::Missing) => CallOutcome::Missing,
+            Err(Failure::Invalid(reason)) => CallOutcome::Invalid(reason),
+        };
+        CallRun {
+            outcome,
+            used: used.keys,
+            missing: used.missing,
+            missing_codes: used.missing_codes,
+        }
+    }
+
+    /// Runs `body` for a transaction and finds its effects.
+    fn run(
+        &mut self,
+        tx: &Tx,
+        view: &dyn StateView,
+        on_missing: OnMissing,
+        body: impl FnOnce(&mut AtollEvm<'_>) -> Result<Executed, Error>,
+    ) -> Run {
+        let tx = match env::transaction(tx) {
+            Ok(tx) => tx,
+            Err(reason) => return refused(reason),
+        };
+        let base_fee = self.settings.block.basefee;
+        let body = |evm: &mut AtollEvm<'_>| {
+            let executed = body(evm)?;
+            let Tracked { inner, db } = &mut evm.ctx.journaled_state;
+            let effects = effects::collect(db, &inner.state, &evm.ctx.tx, base_fee, executed);
+            Ok(Box::new(effects))
+        };
+        let (result, used) = self.attempt(false, tx, (view, on_missing), body, |e| &e.writes);
+        let outcome = match result {
+            _ if used.lacks() => Outcome::Missing,
+            Ok(effects) => Outcome::Executed(effects),
+            Err(Failure::Missing) => Outcome::Missing,
+            Err(Failure::Invalid(reason)) => Outcome::Invalid(reason),
+        };
+        Run { outcome, used: used.keys, missing: used.missing, missing_codes: used.missing_codes }
+    }
+
+    /// Builds revm around the parts, runs `body` on it and takes it apart again.
+    fn attempt<T>(
+        &mut self,
+        is_call: bool,
+        tx: TxEnv,
+        (view, on_missing): (&dyn StateView, OnMissing),
+        body: impl FnOnce(&mut AtollEvm<'_>) -> Result<T, Error>,
+        writes: impl FnOnce(&T) -> &[Write],
+    ) -> (Result<T, Failure>, Used) {
+        let parts = self.parts.take().unwrap_or_else(Parts::new);
+        let settings = &self.settings;
+        let mut evm = Evm {
+            ctx: Context {
+                block: &settings.block,
+                tx,
+                cfg: if is_call { &settings.call } else { &settings.tx },
+                journaled_state: Tracked {
+                    inner: parts.journal,
+                    db: Db::new(view, on_missing, parts.log),
+                },
+                chain: (),
+                local: parts.local,
+                error: Ok(()),
+            },
+            inspector: (),
+            instruction: Instructions::new(),
+            precompiles: EthPrecompiles::new(SPEC),
+            frame_stack: parts.frames,
+        };
+        let result = body(&mut evm).map_err(|error| failure(error, &evm));
+        let Context { journaled_state: Tracked { mut inner, db }, local, .. } = evm.ctx;
+        let mut log = db.log;
+        let used = log.finish(result.as_ref().map_or(&[], writes));
+        let mut state = inner.finalize();
+        env::clear(&mut state);
+        inner.state = state;
+        self.parts = Some(Parts { journal: inner, local, frames: evm.frame_stack, log });
+        (result, used)
+    }
+}
+
+impl Parts {
+    fn new() -> Self {
+        let mut journal = JournalInner::new();
+        journal.set_spec_id(SPEC);
+        Self {
+            journal,
+            local: LocalContext::default(),
+            frames: FrameStack::new(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").field("block", &self.settings.block).finish_non_exhaustive()
+    }
+}
+
+/// Charges the sender without executing anything.
+fn charge(evm: &mut AtollEvm<'_>, how: Charge) -> Result<Executed, Error> {
+    // Takes the fee for the whole gas limit, and raises the nonce unless it is a creation.
+    let gas = AtollHandler::new(false).validate(evm)?;
+    let price = gas_price(evm);
+    let tx = &evm.ctx.tx;
+    let gas_used = match how {
+        Charge::Debit => gas.initial_total_gas().max(gas.floor_gas()),
+        Charge::Fail => tx.gas_limit,
+    };
+    let unused = U256::from(tx.gas_limit - gas_used.min(tx.gas_limit)) * U256::from(price);
+    let (value, is_create) = (tx.value, tx.kind.is_create());
+    let mut sender = evm.ctx.journaled_state.load_account_mut(tx.caller)?.data;
+    match how {
+        Charge::Debit => {
+            sender.incr_balance(unused);
+            if !sender.decr_balance(value) {
+                return Err(Error::Custom("the sender was charged too much".into()));
+            }
+        }
+        Charge::Fail => {
+            if is_create {
+                sender.bump_nonce();
+            }
+        }
+    }
+    Ok(Executed {
+        status: matches!(how, Charge::Debit),
+        gas_used,
+        effective_gas_price: price,
+        logs: Vec::new(),
+        contract: None,
+        output: Default::default(),
+    })
+}
+
+/// In wei for each unit of gas.
+fn gas_price(evm: &AtollEvm<'_>) -> u128 {
+    evm.ctx.tx.effective_gas_price(evm.ctx.block.basefee.into())
+}
+
+fn failure(error: Error, evm: &AtollEvm<'_>) -> Failure {
+    match error {
+        EVMError::Database(_) => Failure::Missing,
+        EVMError::Transaction(error) => {
+            let Context { tx, block, .. } = &evm.ctx;
+            let sender = evm.ctx.journaled_state.db.log.accounts.get(&tx.caller);
+            let have = sender.map(Seen::basic).unwrap_or_default().balance;
+            Failure::Invalid(Invalid::from_revm(error, tx, block, have))
+        }
+        other => Failure::Invalid(Invalid::Other(other.to_string())),
+    }
+}
+
+/// A transaction that is refused whatever the state.
+fn refused(reason: Invalid) -> Run {
+    Run {
+        outcome: Outcome::Invalid(reason),
+        used: KeySet::default(),
+        missing: Vec::new(),
+        missing_codes: Vec::new(),
+    }
+}
+
+fn call_result(result: ExecutionResult) -> CallResult {
+    let end = match &result {
+        ExecutionResult::Success { .. } => CallEnd::Success,
+        ExecutionResult::Revert { .. } => CallEnd::Reverted,
+        ExecutionResult::Halt { reason, .. } => {
+            let out_of_gas = matches!(reason, HaltReason::OutOfGas(_));
+            CallEnd::Halted {
+                // geth has one message for all ways of running out of gas.
+                reason: if out_of_gas { "out of gas".into() } else { reason.to_string() },
+                out_of_gas,
+            }
+        }
+    };
+    CallResult {
+        end,
+        gas_used: result.tx_gas_used(),
+        contract: result.created_address(),
+        logs: result.logs().to_vec(),
+        output: result.into_output().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,119 @@
+use std::marker::PhantomData;
+
+use revm::{
+    bytecode::opcode::CALL,
+    context::{
+        BlockEnv, CfgEnv, Context, Evm, LocalContext, TxEnv,
+        result::{EVMError, HaltReason, InvalidTransaction},
+    },
+    handler::{
+        EthFrame, EthPrecompiles, EvmTr, FrameResult, Handler, instructions::InstructionProvider,
+        pre_execution,
+    },
+    interpreter::{
+        InitialAndFloorGas, Instruction, InstructionContext, InstructionExecResult,
+        instruction_table,
+        instructions::{
+            GasTable, InstructionTable, contract, gas_table_spec, utility::IntoAddress,
+        },
+        interpreter::EthInterpreter,
+    },
+};
+
+use crate::{
+    db::{Db, Missing},
+    env::SPEC,
+    journal::Tracked,
+};
+
+pub(crate) type AtollContext<'v> =
+    Context<&'v BlockEnv, TxEnv, &'v CfgEnv, Db<'v>, Tracked<'v>, (), LocalContext>;
+
+pub(crate) type Frame = EthFrame<EthInterpreter>;
+
+pub(crate) type AtollEvm<'v> = Evm<AtollContext<'v>, (), Instructions<'v>, EthPrecompiles, Frame>;
+
+pub(crate) type Error = EVMError<Missing, InvalidTransaction>;
+
+/// Mainnet's rules, without the payment to the coinbase.
+pub(crate) struct AtollHandler<'v> {
+    /// Nonce and balance of the caller do not matter: it need not be loaded.
+    pub ignore_caller: bool,
+    evm: PhantomData<fn(AtollEvm<'v>)>,
+}
+
+impl AtollHandler<'_> {
+    pub fn new(ignore_caller: bool) -> Self {
+        Self { ignore_caller, evm: PhantomData }
+    }
+}
+
+impl<'v> Handler for AtollHandler<'v> {
+    type Evm = AtollEvm<'v>;
+    type Error = Error;
+    type HaltReason = HaltReason;
+
+    fn validate_against_state_and_deduct_caller(
+        &self,
+        evm: &mut Self::Evm,
+        _gas: &mut InitialAndFloorGas,
+    ) -> Result<(), Error> {
+        if self.ignore_caller {
+            return Ok(());
+        }
+        pre_execution::validate_against_state_and_deduct_caller(evm.ctx())
+    }
+
+    /// Paying here would make every transaction write the same key.
+    fn reward_beneficiary(
+        &self,
+        _evm: &mut Self::Evm,
+        _result: &mut FrameResult,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Mainnet's instructions, with [`call`] for CALL.
+pub(crate) struct Instructions<'v>(PhantomData<fn(&'v ())>);
+
+type Table<'v> = InstructionTable<EthInterpreter, AtollContext<'v>>;
+
+impl<'v> Instructions<'v> {
+    const TABLE: Table<'v> = {
+        let mut table: Table<'v> = instruction_table();
+        table[CALL as usize] = Instruction::new(call);
+        table
+    };
+    const GAS: GasTable = gas_table_spec(SPEC);
+
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<'v> InstructionProvider for Instructions<'v> {
+    type Context = AtollContext<'v>;
+    type InterpreterTypes = EthInterpreter;
+
+    fn instruction_table(&self) -> &Table<'v> {
+        &Self::TABLE
+    }
+
+    fn gas_table(&self) -> &GasTable {
+        &Self::GAS
+    }
+}
+
+/// CALL. With value, its cost depends on whether the callee is empty, also when the gas does not
+/// reach as far as the transfer.
+fn call<'v>(
+    context: InstructionContext<'_, AtollContext<'v>, EthInterpreter>,
+) -> InstructionExecResult {
+    if let [.., value, to, _gas] = context.interpreter.stack.data()[..]
+        && !value.is_zero()
+    {
+        context.host.journaled_state.db.use_basic(to.into_address());
+    }
+    contract::call::<CALL, EthInterpreter, AtollContext<'v>>(context)
+}

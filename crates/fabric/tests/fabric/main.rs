@@ -1,0 +1,6 @@
+//! A small service over every transport.
+
+mod grpc;
+mod panic;
+mod probe;
+mod transports;

@@ -1,0 +1,116 @@
+//! The few file operations that decide what is durable.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::StoreError;
+
+/// The file operations of the segment being written; a trait so that tests can make them fail.
+pub(crate) trait RawFile: Send {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn sync_data(&self) -> io::Result<()>;
+    fn set_len(&self, size_bytes: u64) -> io::Result<()>;
+}
+
+impl RawFile for File {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn set_len(&self, size_bytes: u64) -> io::Result<()> {
+        File::set_len(self, size_bytes)
+    }
+}
+
+/// Holds a directory for this process alone, until dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Creates `dir` if need be and locks it.
+    pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
+        create_dir(dir)?;
+        let path = dir.join("lock");
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        let file = options.open(&path).map_err(|e| StoreError::io("open", &path, &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_path_buf() }),
+            Err(TryLockError::Error(e)) => Err(StoreError::io("lock", &path, &e)),
+        }
+    }
+}
+
+/// Creates `dir` and what is missing above it, so that a power cut does not take it away again.
+pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(StoreError::io("create", dir, &e))
+        }
+        _ => sync(parent.unwrap_or(Path::new("."))),
+    }
+}
+
+/// Makes names created in or removed from `dir` durable.
+pub(crate) fn sync(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| StoreError::io("sync", dir, &e))
+}
+
+/// Makes every file below `dir`, and every name, durable.
+pub(crate) fn sync_tree(dir: &Path) -> Result<(), StoreError> {
+    for path in list(dir)? {
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            sync(&path)?;
+        }
+    }
+    sync(dir)
+}
+
+/// All files below `dir`, in the order of their names.
+pub(crate) fn files_below(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut files = Vec::new();
+    for path in list(dir)? {
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// What is in `dir`, in the order of names.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(dir).map_err(|e| StoreError::io("list", dir, &e))?;
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths.map_err(|e| StoreError::io("list", dir, &e))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes the file at `path` durably; nothing happens if there is none.
+pub(crate) fn remove_file(dir: &Path, path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(StoreError::io("remove", path, &e)),
+        Ok(()) => sync(dir),
+    }
+}

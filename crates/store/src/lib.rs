@@ -1,0 +1,20 @@
+//! What is durable: the log of record, and an index that can be rebuilt from it.
+//!
+//! The log ([`Log`], [`FileLog`]) is the only source of truth: what [`Log::sync`] has returned for
+//! is kept. The index ([`Index`], [`SledIndex`]) makes it quick to look things up and may be lost
+//! at any time: a caller that finds no marker of a clean stop ([`Index::take_clean`]), or meets
+//! [`StoreError::Corrupt`] in it, wipes it and replays the log.
+//!
+//! Nothing here starts a thread, reads a clock or draws a random number, except that sled keeps
+//! threads of its own for writing.
+
+mod disk;
+mod error;
+mod faulty;
+mod index;
+mod log;
+
+pub use error::StoreError;
+pub use faulty::{Call, Faults, FaultyIndex, FaultyLog};
+pub use index::{Index, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemoryIndex, SledIndex};
+pub use log::{FileLog, Log, LogOptions, MemoryLog, OnRecord, Opened, Replay};

@@ -1,0 +1,197 @@
+//! The shell: when blocks are made, and who waits for them.
+
+use std::{sync::Arc, time::Duration};
+
+use atoll_api::beacon::{Announce, Blocks, Head};
+use atoll_fabric::{Context, Cx, Handle, Reply, Service};
+use atoll_journal::{Journal, Journaled, pump};
+use atoll_store::Log;
+use atoll_types::B256;
+
+use crate::core::Core;
+
+/// Milliseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// Fresh random bytes: `PREVRANDAO` of the next block.
+pub type Randomness = Arc<dyn Fn() -> B256 + Send + Sync>;
+
+/// When blocks are made, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Cadence {
+    /// Longest time between blocks while there is work.
+    pub block_ms: u64,
+    /// Shortest time, for a block that is early because every open group can be decided.
+    pub min_block_ms: u64,
+    /// Time between blocks while there is none.
+    pub heartbeat_ms: u64,
+}
+
+impl Default for Cadence {
+    fn default() -> Self {
+        Self { block_ms: 50, min_block_ms: 10, heartbeat_ms: 2_000 }
+    }
+}
+
+/// Longest time that a caller may wait for a block.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// The `beacon` service.
+pub struct BeaconService {
+    core: Core,
+    journal: Journal,
+    log_next: u64,
+    cadence: Cadence,
+    clock: Clock,
+    randomness: Randomness,
+    made_ms: u64,
+    /// When the next look at the cadence is due, if a timer is set.
+    look_ms: Option<u64>,
+    waiting: Vec<(u64, Blocks, Reply<Blocks>)>,
+    next_waiter: u64,
+}
+
+impl BeaconService {
+    /// A service on a core that was opened from `log`.
+    pub fn new(
+        core: Core,
+        log: Box<dyn Log>,
+        cadence: Cadence,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> Self {
+        Self {
+            core,
+            log_next: log.next(),
+            journal: Journal::new(log),
+            cadence,
+            made_ms: clock(),
+            clock,
+            randomness,
+            look_ms: None,
+            waiting: Vec::new(),
+            next_waiter: 0,
+        }
+    }
+
+    /// When the next block is due, as of what is known now.
+    fn due_ms(&self) -> u64 {
+        let planner = self.core.planner();
+        let wait = if planner.all_decidable() {
+            self.cadence.min_block_ms
+        } else if planner.has_work() {
+            self.cadence.block_ms
+        } else {
+            self.cadence.heartbeat_ms
+        };
+        self.made_ms.saturating_add(wait)
+    }
+
+    /// Makes a block if one is due, and sets the timer for the next look.
+    fn look(&mut self, cx: &mut Cx<'_, Self>) {
+        let now = (self.clock)();
+        // A clock set back must not stop the chain.
+        self.made_ms = self.made_ms.min(now);
+        // One block is synced before the next is made: their cadence is the group commit.
+        if self.due_ms() <= now && self.journal.is_idle() {
+            self.make(now, cx);
+        }
+        let due = self.due_ms().max(now + 1);
+        if self.look_ms.is_none_or(|set| due < set) {
+            self.look_ms = Some(due);
+            cx.after(Duration::from_millis(due - now), move |service, cx| {
+                if service.look_ms == Some(due) {
+                    service.look_ms = None;
+                }
+                service.look(cx);
+            });
+        }
+    }
+
+    fn make(&mut self, now_ms: u64, cx: &mut Cx<'_, Self>) {
+        match self.core.make(now_ms, (self.randomness)()) {
+            Ok(record) => {
+                self.journal.record(record);
+                self.log_next += 1;
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot index a block; ending the process");
+                std::process::abort();
+            }
+        }
+        self.made_ms = now_ms;
+        for (_, asked, reply) in std::mem::take(&mut self.waiting) {
+            let answer = self.core.blocks(&asked);
+            self.journal.reply(reply, answer);
+        }
+        pump(self, cx);
+    }
+}
+
+impl Service for BeaconService {
+    const NAME: &'static str = "beacon";
+
+    fn started(&mut self, cx: &mut Cx<'_, Self>) {
+        self.look(cx);
+    }
+
+    fn stopped(&mut self) {
+        if !self.journal.is_idle() {
+            return;
+        }
+        if let Err(error) = self.core.close(self.log_next) {
+            tracing::warn!(%error, "no clean stop; the next start replays the log");
+        }
+    }
+}
+
+impl Journaled for BeaconService {
+    fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    fn synced(&mut self, cx: &mut Cx<'_, Self>) {
+        self.look(cx);
+    }
+}
+
+impl Handle<Announce> for BeaconService {
+    fn handle(
+        &mut self,
+        announce: Announce,
+        _: Context,
+        reply: Reply<Announce>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        reply.send(self.core.announce(announce).map(|_| ()));
+        self.look(cx);
+    }
+}
+
+impl Handle<Head> for BeaconService {
+    fn handle(&mut self, _: Head, _: Context, reply: Reply<Head>, _: &mut Cx<'_, Self>) {
+        let head = self.core.head();
+        self.journal.reply(reply, Ok(head));
+    }
+}
+
+impl Handle<Blocks> for BeaconService {
+    fn handle(&mut self, asked: Blocks, _: Context, reply: Reply<Blocks>, cx: &mut Cx<'_, Self>) {
+        let newest = self.core.planner().head().number();
+        if asked.after < newest || asked.wait_ms == 0 {
+            let answer = self.core.blocks(&asked);
+            return self.journal.reply(reply, answer);
+        }
+        self.next_waiter += 1;
+        let id = self.next_waiter;
+        let wait = Duration::from_millis(asked.wait_ms).min(MAX_WAIT);
+        self.waiting.retain(|(.., reply)| !reply.is_abandoned());
+        self.waiting.push((id, asked, reply));
+        cx.after(wait, move |service, _| {
+            if let Some(at) = service.waiting.iter().position(|(waiter, ..)| *waiter == id) {
+                let (_, asked, reply) = service.waiting.swap_remove(at);
+                let answer = service.core.blocks(&asked);
+                service.journal.reply(reply, answer);
+            }
+        });
+    }
+}

@@ -1,0 +1,200 @@
+//! The beacon's chain: the planner's state as a function of the log, and its blocks by number.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use atoll_api::beacon::{Announce, BeaconError, Blocks, BlocksReply, HeadReply};
+use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
+use atoll_store::{Index, Log, Replay, StoreError};
+use atoll_types::{B256, BeaconBlock, Intent, decode, digest, encode};
+use serde::{Deserialize, Serialize};
+
+/// Blocks kept in memory; older ones are read from the index.
+const KEPT_BLOCKS: usize = 4_096;
+/// Blocks that one answer holds at the most.
+const MAX_BLOCKS: u32 = 256;
+
+/// What the beacon's log holds.
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Genesis { digest: B256 },
+    Block(BeaconRecord),
+}
+
+/// What a clean stop leaves beside the index.
+#[derive(Serialize, Deserialize)]
+struct CleanStop {
+    next: u64,
+    planner: Planner,
+}
+
+/// Why the beacon cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("beacon log record {number} cannot be read: {reason}")]
+    Record { number: u64, reason: String },
+    #[error(
+        "the data belongs to another chain: its genesis is {found}, the configured one is {expected}; use another data directory, or start afresh"
+    )]
+    OtherGenesis { found: B256, expected: B256 },
+}
+
+/// The state machine of the beacon service.
+pub struct Core {
+    planner: Planner,
+    index: Arc<dyn Index>,
+    recent: VecDeque<BeaconBlock>,
+}
+
+impl Core {
+    /// Opens the chain: from the index if it was stopped cleanly, else by replaying the log. The
+    /// shape of the cluster must be what it began with; cadence and bounds may change.
+    pub fn open(
+        config: PlannerConfig,
+        log: &mut dyn Log,
+        index: Arc<dyn Index>,
+    ) -> Result<Self, OpenError> {
+        let shape =
+            (config.chain_id, config.shards, config.epoch, config.coinbase, config.gas_limit);
+        let expected = digest("atoll/beacon", &(shape, config.base_fee, config.genesis_time_ms));
+        if log.next() == 1 {
+            log.append(&encode(&Record::Genesis { digest: expected }))?;
+            log.sync()?;
+        }
+        check_genesis(log, expected)?;
+        let stopped = index.take_clean()?.and_then(|bytes| decode::<CleanStop>(&bytes).ok());
+        if let Some(mut stop) = stopped.filter(|stop| stop.next == log.next()) {
+            stop.planner.reconfigure(config);
+            return Ok(Self { planner: stop.planner, index, recent: VecDeque::new() });
+        }
+        index.wipe()?;
+        let mut core = Self { planner: Planner::new(config), index, recent: VecDeque::new() };
+        core.publish(core.planner.head().clone())?;
+        log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
+            let failed = |reason| OpenError::Record { number, reason };
+            match decode::<Record>(bytes).map_err(|e| failed(e.to_string()))? {
+                Record::Genesis { .. } => Err(failed("it is a second genesis record".into())),
+                Record::Block(record) => {
+                    core.planner.apply(&record);
+                    Ok(core.publish(record.block)?)
+                }
+            }
+        })?;
+        Ok(core)
+    }
+
+    /// Leaves the index complete and marked, so that the next start need not replay the log.
+    pub fn close(&self, next: u64) -> Result<(), StoreError> {
+        let stop = CleanStop { next, planner: self.planner.clone() };
+        self.index.mark_clean(&encode(&stop))
+    }
+
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// Takes what a shard announces. Returns how many intents are new.
+    pub(crate) fn announce(&mut self, announce: Announce) -> Result<usize, BeaconError> {
+        let shards = self.planner.config().shards;
+        let known = |shard: atoll_types::ShardId| shard.0 < shards;
+        if !known(announce.from) {
+            return Err(BeaconError::NoSuchShard { shard: announce.from, shards });
+        }
+        if let Some(anchor) = announce.anchor {
+            if anchor.shard != announce.from {
+                let what = format!("anchor of shard {} from shard {}", anchor.shard, announce.from);
+                return Err(BeaconError::BadIntent { what });
+            }
+            self.planner.anchor(anchor);
+        }
+        if !self.planner.has_room(announce.intents.len()) {
+            let limit = u64::from(self.planner.config().max_waiting);
+            return Err(BeaconError::TooManyIntents { limit });
+        }
+        if let Some(what) = announce.intents.iter().find_map(|i| fault_of(i, announce.from, shards))
+        {
+            return Err(BeaconError::BadIntent { what });
+        }
+        Ok(announce.intents.into_iter().filter(|i| self.planner.announce(i.clone())).count())
+    }
+
+    /// Makes the next block. The bytes returned have to be durable before anybody is told.
+    pub(crate) fn make(&mut self, now_ms: u64, randomness: B256) -> Result<Vec<u8>, StoreError> {
+        let record = self.planner.propose(now_ms, randomness);
+        self.planner.apply(&record);
+        self.publish(record.block.clone())?;
+        Ok(encode(&Record::Block(record)))
+    }
+
+    fn publish(&mut self, block: BeaconBlock) -> Result<(), StoreError> {
+        self.index.put(&block.number().to_be_bytes(), &encode(&block))?;
+        self.recent.push_back(block);
+        if self.recent.len() > KEPT_BLOCKS {
+            self.recent.pop_front();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn head(&self) -> HeadReply {
+        HeadReply {
+            block: self.planner.head().clone(),
+            intents_waiting: self.planner.waiting() as u64,
+            groups_open: self.planner.open() as u64,
+        }
+    }
+
+    pub(crate) fn blocks(&self, asked: &Blocks) -> Result<BlocksReply, BeaconError> {
+        let newest = self.planner.head().number();
+        let last = newest.min(asked.after.saturating_add(u64::from(asked.max.min(MAX_BLOCKS))));
+        let numbers = asked.after.saturating_add(1)..=last;
+        let blocks = numbers.map(|number| self.block(number)).collect::<Result<_, _>>()?;
+        Ok(BlocksReply { blocks })
+    }
+
+    fn block(&self, number: u64) -> Result<BeaconBlock, BeaconError> {
+        let oldest = self.recent.front().map_or(u64::MAX, BeaconBlock::number);
+        if let Some(block) = number.checked_sub(oldest).and_then(|at| self.recent.get(at as usize))
+        {
+            return Ok(block.clone());
+        }
+        let failed = |reason: String| BeaconError::Storage { reason };
+        let bytes = self.index.get(&number.to_be_bytes()).map_err(|e| failed(e.to_string()))?;
+        let bytes = bytes.ok_or_else(|| failed(format!("block {number} is not in the index")))?;
+        decode(&bytes).map_err(|e| failed(e.to_string()))
+    }
+}
+
+fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
+    let mut found = None;
+    log.visit(1, &mut |_, bytes| {
+        found = decode::<Record>(bytes).ok();
+        std::ops::ControlFlow::Break(())
+    })?;
+    match found {
+        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
+        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
+        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
+    }
+}
+
+/// What is wrong with an intent, if anything.
+fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<String> {
+    if intent.origin != from {
+        return Some(format!("its origin is shard {}, it came from shard {from}", intent.origin));
+    }
+    if intent.keys.is_empty() || !intent.keys.is_sorted_by(|a, b| a.shard < b.shard) {
+        return Some("its shards must be in ascending order, at least one".into());
+    }
+    if !intent.keys.iter().any(|keys| keys.shard == from) {
+        return Some("it uses no key of its sender's shard".into());
+    }
+    if intent.keys.iter().any(|keys| keys.reads.is_empty() && keys.writes.is_empty()) {
+        return Some("it names a shard of which it uses no key".into());
+    }
+    intent
+        .keys
+        .iter()
+        .find(|keys| keys.shard.0 >= shards)
+        .map(|keys| format!("it names shard {}, this cluster has {shards}", keys.shard))
+}

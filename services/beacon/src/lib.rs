@@ -1,0 +1,8 @@
+//! `beacon`: orders and decides what crosses shards. One validator, durable.
+
+mod actor;
+mod core;
+pub mod grpc;
+
+pub use self::actor::{BeaconService, Cadence, Clock, Randomness};
+pub use self::core::{Core, OpenError};

@@ -1,0 +1,386 @@
+//! Local blocks: takes pending transactions, runs what this shard can run alone, and appends it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use atoll_api::{
+    executor::ExecutorError,
+    mempool::{End, Report, Take, TxEnd},
+    router::Escalate,
+    state::{Append, StateError},
+};
+use atoll_evm::{Bytecode, Effects, Executor, Invalid, OnMissing, Outcome, Overlay, StateView};
+use atoll_fabric::{Context, Fault};
+use atoll_telemetry::stages;
+use atoll_types::{
+    Address, B256, Credit, CreditKind, LocalBlock, LocalTx, Receipt, ReceiptKind, StateKey,
+    StateValue, Tx, U256,
+};
+
+use crate::shared::{Ground, Shared};
+
+/// How often a block is begun again because values were not at hand; each time those are fetched.
+const MAX_PASSES: usize = 16;
+const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// This shard's values that a local transaction may use: what is cached and not fenced.
+struct LocalView<'a>(&'a Shared);
+
+impl StateView for LocalView<'_> {
+    fn read(&self, key: &StateKey) -> Option<StateValue> {
+        let cache = self.0.cache();
+        if cache.is_fenced(key) { None } else { cache.get(key) }
+    }
+
+    fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.0.code(hash)
+    }
+}
+
+/// A transaction for the next block.
+#[derive(Clone)]
+struct Candidate {
+    tx: Tx,
+    /// Known to be a plain payment to an account of another shard without code.
+    credit: bool,
+}
+
+/// What became of the candidates.
+#[derive(Default)]
+struct Built {
+    txs: Vec<LocalTx>,
+    credits: Vec<Credit>,
+    fees: U256,
+    burned: U256,
+    /// Do not fit this shard alone.
+    escalated: Vec<Tx>,
+    ends: Vec<TxEnd>,
+}
+
+/// Takes, runs, appends, reports; never ends by itself; dropped with the actor.
+pub(crate) async fn build_blocks(shared: Arc<Shared>, session: u64) {
+    let mut ground = shared.ground.subscribe();
+    // Kept across rounds of the loop: dropping it would lose what the pool has handed out.
+    let mut taking = None;
+    loop {
+        let take = taking.get_or_insert_with(|| Box::pin(take(shared.clone(), session)));
+        let taken = tokio::select! {
+            taken = take => {
+                taking = None;
+                taken
+            }
+            () = shared.debit_came.notified() => Vec::new(),
+        };
+        let candidates: Vec<Candidate> = {
+            let mut debits = shared.debits();
+            let count = debits.len().min(shared.config.max_block_txs as usize);
+            debits.drain(..count).map(|tx| Candidate { tx, credit: true }).collect()
+        };
+        let taken = taken.into_iter().map(|tx| Candidate { tx, credit: false });
+        let candidates: Vec<Candidate> = candidates.into_iter().chain(taken).collect();
+        while !candidates.is_empty() {
+            // Fails only if the sender is gone, and it is in `shared`.
+            let Ok(standing) = ground.wait_for(Option::is_some).await.map(|g| g.clone()) else {
+                return;
+            };
+            let Some(standing) = standing else { continue };
+            match one_block(&shared, &standing, candidates.clone()).await {
+                Ok(()) => break,
+                Err(Again::Moved) => {
+                    let moved =
+                        |g: &Option<Ground>| g.as_ref().is_some_and(|g| g.tip != standing.tip);
+                    // Whatever moved the shard's chain is told by `follow` within this time; if
+                    // nothing did, the answer to an append was lost and trying again finds out.
+                    let _ = tokio::time::timeout(RETRY, ground.wait_for(moved)).await;
+                }
+                Err(Again::Later(reason)) => {
+                    tracing::warn!(reason, "cannot append a block; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why a block has to be built once more.
+enum Again {
+    /// The shard's chain is elsewhere.
+    Moved,
+    Later(String),
+}
+
+async fn take(shared: Arc<Shared>, session: u64) -> Vec<Tx> {
+    let config = &shared.config;
+    loop {
+        let ask = Take {
+            session,
+            max_txs: config.max_block_txs,
+            max_gas: config.max_block_gas,
+            wait_ms: 5_000,
+        };
+        let context = Context::none().with_timeout(2 * config.call_timeout);
+        match shared.mempool.take.call(context, ask).await {
+            Ok(reply) if reply.txs.is_empty() => {}
+            Ok(reply) => return reply.txs,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take transactions; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn one_block(
+    shared: &Arc<Shared>,
+    ground: &Ground,
+    candidates: Vec<Candidate>,
+) -> Result<(), Again> {
+    let _stages = stages("run", shared.shard(), candidates.iter().map(|c| &c.tx));
+    let (runner, at) = (shared.clone(), ground.clone());
+    let handle = tokio::runtime::Handle::current();
+    let work = move || run_all(&runner, &at, candidates, &handle);
+    let built = tokio::task::spawn_blocking(work).await;
+    let (built, writes, codes) =
+        built.map_err(|e| Again::Later(e.to_string()))?.map_err(|e| Again::Later(e.to_string()))?;
+    let Built { txs, credits, fees, burned, escalated, mut ends } = built;
+    if !txs.is_empty() {
+        let block = LocalBlock {
+            shard: shared.shard(),
+            number: ground.tip.head + 1,
+            parent: ground.tip.digest,
+            round: ground.tip.cut,
+            txs,
+            writes,
+            codes,
+            credits,
+            fees,
+            burned,
+        };
+        let included = block.txs.iter().map(|local| *local.tx.hash());
+        ends.extend(included.map(|tx| TxEnd { tx, end: End::Included }));
+        append(shared, block).await?;
+    }
+    hand_over(shared, escalated, ends).await;
+    Ok(())
+}
+
+async fn append(shared: &Arc<Shared>, block: LocalBlock) -> Result<(), Again> {
+    let (number, writes) = (block.number, block.writes.clone());
+    shared.cache_mut().apply(number, &writes);
+    let context = Context::none().with_timeout(shared.config.call_timeout);
+    match shared.state.append.call(context, Append { block }).await {
+        Ok(tip) => {
+            shared.stand_on(tip, None);
+            Ok(())
+        }
+        Err(error) => {
+            shared.cache_mut().undo(number, &writes);
+            Err(match error {
+                StateError::NotHead { .. }
+                | StateError::Fenced { .. }
+                | StateError::Pinned { .. } => Again::Moved,
+                error => Again::Later(error.to_string()),
+            })
+        }
+    }
+}
+
+/// Tells the mempool how transactions ended, and the router which ones are its to bring about.
+async fn hand_over(shared: &Arc<Shared>, escalated: Vec<Tx>, mut ends: Vec<TxEnd>) {
+    let context = || Context::none().with_timeout(shared.config.call_timeout);
+    ends.extend(escalated.iter().map(|tx| TxEnd { tx: *tx.hash(), end: End::Escalated }));
+    report(shared, ends).await;
+    if escalated.is_empty() {
+        return;
+    }
+    let hashes: Vec<B256> = escalated.iter().map(|tx| *tx.hash()).collect();
+    if let Err(error) = shared.router.escalate.call(context(), Escalate { txs: escalated }).await {
+        tracing::warn!(%error, count = hashes.len(), "router takes no transactions; back to the pool");
+        let ends = hashes.into_iter().map(|tx| TxEnd { tx, end: End::Returned }).collect();
+        report(shared, ends).await;
+    }
+}
+
+async fn report(shared: &Arc<Shared>, ends: Vec<TxEnd>) {
+    if ends.is_empty() {
+        return;
+    }
+    loop {
+        let context = Context::none().with_timeout(shared.config.call_timeout);
+        match shared.mempool.report.call(context, Report { ends: ends.clone() }).await {
+            Ok(()) => return,
+            Err(atoll_api::mempool::MempoolError::Fault(Fault::Stopped { .. })) => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot report to the pool; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+type Finished = (Built, Vec<atoll_types::Write>, Vec<atoll_types::Bytes>);
+
+/// Runs the candidates in order, each sender's in nonce order. On the blocking pool.
+fn run_all(
+    shared: &Shared,
+    ground: &Ground,
+    candidates: Vec<Candidate>,
+    handle: &tokio::runtime::Handle,
+) -> Result<Finished, ExecutorError> {
+    handle.block_on(shared.fetch(first_keys(shared, &candidates), Vec::new()))?;
+    let view = LocalView(shared);
+    let mut run = Runner {
+        shared,
+        ground,
+        evm: Executor::new(&ground.env),
+        overlay: Overlay::new(&view),
+        built: Built::default(),
+        behind: HashMap::new(),
+    };
+    let mut waiting = candidates;
+    for _ in 0..MAX_PASSES {
+        let (keys, codes, again) = run.pass(waiting);
+        waiting = again;
+        if waiting.is_empty() {
+            break;
+        }
+        handle.block_on(shared.fetch(keys, codes))?;
+    }
+    let returned = waiting.into_iter().map(|c| (*c.tx.hash(), End::Returned));
+    run.built.ends.extend(returned.map(|(tx, end)| TxEnd { tx, end }));
+    let Runner { overlay, built, .. } = run;
+    let codes = overlay.codes().to_vec();
+    Ok((built, overlay.into_writes(), codes))
+}
+
+/// Keys that every transaction uses, as far as they are this shard's and not at hand.
+fn first_keys(shared: &Shared, candidates: &[Candidate]) -> Vec<StateKey> {
+    let accounts = candidates.iter().flat_map(|c| [Some(c.tx.sender()), c.tx.to()]).flatten();
+    let accounts: HashSet<Address> = accounts.collect();
+    let cache = shared.cache();
+    let keys = accounts.into_iter().flat_map(|a| [StateKey::Basic(a), StateKey::Code(a)]);
+    keys.filter(|key| shared.is_own(key) && cache.get(key).is_none()).collect()
+}
+
+/// Why a sender's later transactions cannot be in this block.
+#[derive(Clone, Copy, PartialEq)]
+enum Behind {
+    /// An earlier one waits for values: they are run after it.
+    Values,
+    /// An earlier one is not in this block: they go back.
+    Gone,
+}
+
+struct Runner<'a> {
+    shared: &'a Shared,
+    ground: &'a Ground,
+    evm: Executor,
+    overlay: Overlay<'a, LocalView<'a>>,
+    built: Built,
+    behind: HashMap<Address, Behind>,
+}
+
+impl Runner<'_> {
+    /// Runs what can be run. Returns what has to be fetched, and for whom.
+    fn pass(&mut self, candidates: Vec<Candidate>) -> (Vec<StateKey>, Vec<B256>, Vec<Candidate>) {
+        let (mut keys, mut codes) = (HashSet::new(), HashSet::new());
+        let mut again = Vec::new();
+        self.behind.retain(|_, behind| *behind == Behind::Gone);
+        for candidate in candidates {
+            let sender = candidate.tx.sender();
+            match self.behind.get(&sender) {
+                Some(Behind::Values) => {
+                    again.push(candidate);
+                    continue;
+                }
+                Some(Behind::Gone) => {
+                    self.end(&candidate.tx, End::Returned);
+                    continue;
+                }
+                None if self.shared.pinned().contains_key(&sender) => {
+                    self.behind.insert(sender, Behind::Gone);
+                    self.end(&candidate.tx, End::Returned);
+                    continue;
+                }
+                None => {}
+            }
+            let run = if candidate.credit {
+                self.evm.debit(&candidate.tx, &self.overlay)
+            } else {
+                self.evm.transact(&candidate.tx, &self.overlay, OnMissing::Assume)
+            };
+            match run.outcome {
+                Outcome::Executed(effects) => self.include(&candidate, *effects),
+                Outcome::Invalid(invalid) => self.refuse(&candidate.tx, &invalid),
+                Outcome::Missing if self.is_local(&run.missing) => {
+                    keys.extend(run.missing);
+                    codes.extend(run.missing_codes);
+                    self.behind.insert(sender, Behind::Values);
+                    again.push(candidate);
+                }
+                Outcome::Missing => {
+                    self.behind.insert(sender, Behind::Gone);
+                    self.built.escalated.push(candidate.tx);
+                }
+            }
+        }
+        (keys.into_iter().collect(), codes.into_iter().collect(), again)
+    }
+
+    fn end(&mut self, tx: &Tx, end: End) {
+        self.built.ends.push(TxEnd { tx: *tx.hash(), end });
+    }
+
+    /// Whether missing keys are only not at hand, rather than fenced or another shard's.
+    fn is_local(&self, missing: &[StateKey]) -> bool {
+        let cache = self.shared.cache();
+        missing.iter().all(|key| self.shared.is_own(key) && !cache.is_fenced(key))
+    }
+
+    fn refuse(&mut self, tx: &Tx, invalid: &Invalid) {
+        let end = match invalid {
+            Invalid::NonceTooHigh { .. } => End::Returned,
+            other => End::Dropped { reason: other.to_string() },
+        };
+        self.end(tx, end);
+        self.behind.insert(tx.sender(), Behind::Gone);
+    }
+
+    fn include(&mut self, candidate: &Candidate, effects: Effects) {
+        let (tx, shard) = (&candidate.tx, self.shared.shard());
+        self.overlay.apply(&effects);
+        self.built.fees += effects.fee;
+        self.built.burned += effects.burned;
+        let mut shards = vec![shard];
+        // A debit is always a call, so it has a receiver.
+        if let (true, Some(account)) = (candidate.credit, tx.to()) {
+            let to = self.shared.placement().owner(&account);
+            shards.push(to);
+            shards.sort_unstable();
+            self.built.credits.push(Credit {
+                from: shard,
+                to,
+                seq: 0,
+                account,
+                payer: tx.sender(),
+                amount: tx.value(),
+                kind: CreditKind::Payment { tx: *tx.hash() },
+            });
+        }
+        let receipt = Receipt {
+            tx: *tx.hash(),
+            sender: tx.sender(),
+            nonce: tx.nonce(),
+            to: tx.to(),
+            executed: effects.executed,
+            kind: if candidate.credit { ReceiptKind::Credit } else { ReceiptKind::Local },
+            shards,
+            round: self.ground.tip.cut,
+            index: self.built.txs.len() as u32,
+            block: self.ground.tip.head + 1,
+        };
+        self.built.txs.push(LocalTx { tx: tx.clone(), receipt });
+    }
+}

@@ -1,0 +1,12 @@
+//! `executor`: runs the transactions of one shard.
+
+mod actor;
+mod block;
+mod cache;
+mod follow;
+mod group;
+pub mod grpc;
+mod predict;
+mod shared;
+
+pub use self::actor::{ExecutorConfig, ExecutorService};

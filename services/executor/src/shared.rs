@@ -1,0 +1,141 @@
+//! What the tasks of one executor share.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use atoll_api::{
+    executor::ExecutorError,
+    mempool::MempoolClient,
+    router::RouterClient,
+    state::{Read, StateClient, Tip},
+};
+use atoll_evm::{Bytecode, CodeCache};
+use atoll_fabric::Context;
+use atoll_types::{Address, B256, BlockEnv, Placement, ShardId, StateKey, Tx};
+use tokio::sync::{Notify, watch};
+
+use crate::{actor::ExecutorConfig, cache::Cache};
+
+/// Bytes of analysed code kept.
+const CODE_CACHE_BYTES: usize = 64 << 20;
+
+/// Where the shard's chain stands, with the values that its next block runs with.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    pub tip: Tip,
+    pub env: BlockEnv,
+}
+
+/// Shared by the loops and handlers of one executor.
+pub(crate) struct Shared {
+    pub config: ExecutorConfig,
+    pub mempool: MempoolClient,
+    pub state: StateClient,
+    pub router: RouterClient,
+    cache: RwLock<Cache>,
+    codes: CodeCache,
+    /// `None` until the state has been heard from.
+    pub ground: watch::Sender<Option<Ground>>,
+    /// Payments to other shards that the next block debits.
+    debits: Mutex<VecDeque<Tx>>,
+    pub debit_came: Notify,
+    /// Senders with a transaction across shards under way.
+    pinned: Mutex<HashMap<Address, u32>>,
+}
+
+impl Shared {
+    pub fn new(
+        config: ExecutorConfig,
+        mempool: MempoolClient,
+        state: StateClient,
+        router: RouterClient,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cache: RwLock::new(Cache::new(config.cached_values)),
+            config,
+            mempool,
+            state,
+            router,
+            codes: CodeCache::new(CODE_CACHE_BYTES),
+            ground: watch::Sender::new(None),
+            debits: Mutex::default(),
+            debit_came: Notify::new(),
+            pinned: Mutex::default(),
+        })
+    }
+
+    pub fn shard(&self) -> ShardId {
+        self.config.shard
+    }
+
+    pub fn placement(&self) -> &Placement {
+        &self.config.placement
+    }
+
+    pub fn is_own(&self, key: &StateKey) -> bool {
+        self.config.placement.owner_of(key) == self.config.shard
+    }
+
+    // A thread that panics ends the process, so a lock is never found poisoned by a live one.
+    pub fn cache(&self) -> RwLockReadGuard<'_, Cache> {
+        self.cache.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn cache_mut(&self) -> RwLockWriteGuard<'_, Cache> {
+        self.cache.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn debits(&self) -> MutexGuard<'_, VecDeque<Tx>> {
+        self.debits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pinned(&self) -> MutexGuard<'_, HashMap<Address, u32>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.codes.get(hash)
+    }
+
+    /// Moves the ground forward; news that comes late is passed over.
+    pub fn stand_on(&self, tip: Tip, env: Option<BlockEnv>) {
+        self.ground.send_if_modified(|ground| {
+            let later = |old: &Ground| (tip.cut, tip.head) > (old.tip.cut, old.tip.head);
+            if !ground.as_ref().is_none_or(later) {
+                return false;
+            }
+            let env = env.or_else(|| ground.as_ref().map(|old| old.env));
+            let fits = env.filter(|env| env.number == tip.cut);
+            if let Some(env) = fits {
+                *ground = Some(Ground { tip, env });
+            }
+            fits.is_some()
+        });
+    }
+
+    /// Reads own keys and code into the caches. Returns the hashes that the state does not have.
+    pub async fn fetch(
+        &self,
+        keys: Vec<StateKey>,
+        codes: Vec<B256>,
+    ) -> Result<Vec<B256>, ExecutorError> {
+        if keys.is_empty() && codes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = Read { keys: keys.clone(), codes: codes.clone(), at: None, min_cut: 0 };
+        let context = Context::none().with_timeout(self.config.call_timeout);
+        let reply = self.state.read.call(context, read).await;
+        let reply = reply.map_err(|e| ExecutorError::State { reason: e.to_string() })?;
+        self.cache_mut().fill(&keys, &reply);
+        let mut unknown = Vec::new();
+        for (hash, code) in codes.into_iter().zip(reply.codes) {
+            match code {
+                Some(raw) => drop(self.codes.insert(raw)),
+                None => unknown.push(hash),
+            }
+        }
+        Ok(unknown)
+    }
+}

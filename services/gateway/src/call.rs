@@ -1,0 +1,316 @@
+//! `Call`: runs a message call on the state of all shards at one cut.
+//!
+//! The call is run on what is known of the cut, what it lacks is fetched from the owners, and so on
+//! until it lacks nothing. Only that last run counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256, map::HashMap};
+use atoll_api::beacon::Blocks;
+use atoll_api::state::{Read, StateError};
+use atoll_evm::{
+    Bytecode, CallEnd, CallOutcome, CallRequest, CallResult, CallRun, CodeCache, Executor,
+    OnMissing, StateView,
+};
+use atoll_fabric::Context;
+use atoll_types::{
+    BeaconBlock, BlockEnv, Bytes, KECCAK_EMPTY, Placement, ShardId, StateKey, StateValue,
+};
+use atoll_wire::v1;
+use futures::future;
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::outcome::exhausted;
+use crate::pool::PoolError;
+use crate::query::{check_cut, status_of};
+use crate::{BeaconLinks, Limits, Pool, ShardLinks, convert};
+
+/// Cuts that a call is tried at before it gives up.
+const TRIES: usize = 3;
+/// Time in milliseconds for which the beacon is asked to hold a request for its next block.
+const BEACON_WAIT_MS: u64 = 5_000;
+
+/// What every call shares.
+pub(crate) struct Calls {
+    pub placement: Placement,
+    pub shards: Arc<[ShardLinks]>,
+    pub beacon: BeaconLinks,
+    pub pool: Pool,
+    pub codes: Arc<CodeCache>,
+    pub limits: Limits,
+    pub places: Arc<Semaphore>,
+}
+
+/// What is known of the state at the cut.
+#[derive(Default)]
+struct Known {
+    values: HashMap<StateKey, StateValue>,
+    /// Code that this call needs, for as long as it runs: the cache may lose it.
+    codes: HashMap<B256, Bytecode>,
+}
+
+impl StateView for Known {
+    fn read(&self, key: &StateKey) -> Option<StateValue> {
+        self.values.get(key).copied()
+    }
+
+    fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.codes.get(hash).cloned()
+    }
+}
+
+impl Known {
+    /// Hashes of code that an account has and that is not here, each once.
+    fn missing_codes(&self) -> Vec<B256> {
+        let hash = |value: &StateValue| match value {
+            StateValue::Code(code) if code.hash != KECCAK_EMPTY => Some(code.hash),
+            _ => None,
+        };
+        let hashes = self.values.values().filter_map(hash);
+        let missing = hashes.filter(|hash| !self.codes.contains_key(hash));
+        missing.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+/// Why a call has no result at a cut.
+enum Failed {
+    /// The shards no longer keep it.
+    CutTooOld,
+    Status(Status),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Calls {
+    pub async fn call(
+        &self,
+        request: v1::CallRequest,
+        context: Context,
+    ) -> Result<v1::CallResponse, Status> {
+        let limit = self.limits.calls;
+        let _place = self
+            .places
+            .try_acquire()
+            .map_err(|_| exhausted(format!("{limit} calls are under way, the limit")))?;
+        let mut min_cut = request.min_cut;
+        let request = Arc::new(self.read_request(request)?);
+        for _ in 0..TRIES {
+            let head = self.settled(min_cut, &context).await?;
+            let cut = head.settled;
+            let env = self.env_of(&head, &context).await?;
+            match self.run_at(&request, env, cut, head.number(), &context).await {
+                Ok(result) => return respond(result, cut),
+                Err(Failed::CutTooOld) => min_cut = cut + 1,
+                Err(Failed::Status(status)) => return Err(status),
+            }
+        }
+        Err(Status::unavailable("the shards drop old state faster than this call reads it; retry"))
+    }
+
+    fn read_request(&self, request: v1::CallRequest) -> Result<CallRequest, Status> {
+        let address = |field, bytes: &[u8]| match bytes {
+            [] => Ok(None),
+            bytes => convert::read_address(field, bytes).map(Some),
+        };
+        let cap = self.limits.call_gas;
+        Ok(CallRequest {
+            from: address("from", &request.from)?.unwrap_or(Address::ZERO),
+            to: address("to", &request.to)?,
+            gas: Some(if request.gas == 0 { cap } else { request.gas.min(cap) }),
+            value: convert::read_number("value", &request.value)?,
+            input: Bytes::from(request.data),
+            ..CallRequest::default()
+        })
+    }
+
+    /// The newest beacon block, or the first one that has settled `min_cut`.
+    async fn settled(&self, min_cut: u64, context: &Context) -> Result<BeaconBlock, Status> {
+        let mut head = self.beacon.newest(context).await?.block;
+        check_cut(min_cut, head.number())?;
+        while head.settled < min_cut {
+            if context.expired() {
+                return Err(Status::deadline_exceeded(format!(
+                    "cut {min_cut} is not settled, the newest one that is is {}",
+                    head.settled
+                )));
+            }
+            let wait_ms = context.remaining().map_or(BEACON_WAIT_MS, |left| {
+                u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(BEACON_WAIT_MS)
+            });
+            let request = Blocks { after: head.number(), max: 64, wait_ms };
+            let blocks = self.beacon.blocks.call(context.clone(), request).await;
+            let blocks = blocks.map_err(|error| status_of(&error, context))?.blocks;
+            if let Some(newest) = blocks.into_iter().last() {
+                head = newest;
+            }
+        }
+        Ok(head)
+    }
+
+    /// The values that the call sees: those of the block of the cut.
+    async fn env_of(&self, head: &BeaconBlock, context: &Context) -> Result<BlockEnv, Status> {
+        let cut = head.settled;
+        if cut == head.number() {
+            return Ok(head.env);
+        }
+        let block = self.beacon.block(cut, context).await?;
+        block.map(|block| block.env).ok_or_else(|| {
+            Status::unavailable(format!("the beacon does not keep block {cut}; retry"))
+        })
+    }
+
+    async fn run_at(
+        &self,
+        request: &Arc<CallRequest>,
+        env: BlockEnv,
+        cut: u64,
+        min_cut: u64,
+        context: &Context,
+    ) -> Result<CallResult, Failed> {
+        let mut known = Known::default();
+        let first = [Some(request.from), request.to];
+        let first = first.into_iter().flatten();
+        let first = first.flat_map(|address| [StateKey::Basic(address), StateKey::Code(address)]);
+        let mut wanted: (Vec<StateKey>, Vec<B256>) = (first.collect(), Vec::new());
+        for _ in 0..self.limits.call_passes {
+            self.fetch(&mut known, wanted, cut, min_cut, context).await?;
+            // Who needs to know what code an account has nearly always runs it.
+            let codes = known.missing_codes();
+            if !codes.is_empty() {
+                let wanted = (Vec::new(), codes);
+                self.fetch(&mut known, wanted, cut, min_cut, context).await?;
+            }
+            if let Some(hash) = known.missing_codes().first() {
+                let status = Status::internal(format!("no shard has code {hash}"));
+                return Err(status.into());
+            }
+            let run = self.run(request, env, &mut known).await?;
+            match run.outcome {
+                CallOutcome::Done(result) => return Ok(result),
+                CallOutcome::Invalid(reason) => {
+                    return Err(Status::failed_precondition(reason.to_string()).into());
+                }
+                CallOutcome::Missing => wanted = (run.missing, run.missing_codes),
+            }
+            if context.expired() {
+                let status = Status::deadline_exceeded("the call did not end in time");
+                return Err(status.into());
+            }
+        }
+        let limit = self.limits.call_passes;
+        let status = Status::resource_exhausted(format!(
+            "the call still reads new state after {limit} runs, the limit"
+        ));
+        Err(status.into())
+    }
+
+    /// Runs the call on the pool, on what is known.
+    async fn run(
+        &self,
+        request: &Arc<CallRequest>,
+        env: BlockEnv,
+        known: &mut Known,
+    ) -> Result<CallRun, Status> {
+        let (request, view) = (request.clone(), std::mem::take(known));
+        let job = move || {
+            let run = Executor::new(&env).call(&request, &view, OnMissing::Assume);
+            (run, view)
+        };
+        match self.pool.run(job).await {
+            Ok((run, view)) => {
+                *known = view;
+                Ok(run)
+            }
+            Err(error @ PoolError::Full { .. }) => Err(exhausted(error.to_string())),
+            Err(error @ PoolError::Panicked { .. }) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    /// Gets keys and code from their owners, all at the cut.
+    async fn fetch(
+        &self,
+        known: &mut Known,
+        (keys, codes): (Vec<StateKey>, Vec<B256>),
+        cut: u64,
+        min_cut: u64,
+        context: &Context,
+    ) -> Result<(), Failed> {
+        let limit = self.limits.call_keys;
+        if known.values.len() + keys.len() > limit {
+            let status =
+                Status::resource_exhausted(format!("the call reads over {limit} keys, the limit"));
+            return Err(status.into());
+        }
+        let mut reads: BTreeMap<ShardId, (Vec<StateKey>, Vec<B256>)> = BTreeMap::new();
+        for key in keys {
+            reads.entry(self.placement.owner_of(&key)).or_default().0.push(key);
+        }
+        for hash in codes {
+            if let Some(code) = self.codes.get(&hash) {
+                known.codes.insert(hash, code);
+                continue;
+            }
+            for shard in self.holders(known, hash) {
+                reads.entry(shard).or_default().1.push(hash);
+            }
+        }
+        let asked = reads.into_iter().map(|(shard, (keys, codes))| async move {
+            let read = Read { keys: keys.clone(), codes: codes.clone(), at: Some(cut), min_cut };
+            let link = &self.shards[usize::from(shard.0)].read;
+            (keys, codes, link.call(context.clone(), read).await)
+        });
+        for (keys, codes, reply) in future::join_all(asked).await {
+            let reply = reply.map_err(|error| match error {
+                StateError::CutTooOld { .. } => Failed::CutTooOld,
+                error => Failed::Status(status_of(&error, context)),
+            })?;
+            let fits = reply.values.len() == keys.len()
+                && reply.codes.len() == codes.len()
+                && keys.iter().zip(&reply.values).all(|(key, value)| key.holds(value));
+            if !fits {
+                let status = Status::internal("a shard answered other keys than it was asked for");
+                return Err(status.into());
+            }
+            known.values.extend(keys.into_iter().zip(reply.values));
+            for (hash, code) in codes.into_iter().zip(reply.codes) {
+                if let Some(code) = code {
+                    known.codes.insert(hash, self.codes.insert(code));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The shard of an account that has this code, if one is known; else all of them.
+    fn holders(&self, known: &Known, hash: B256) -> Vec<ShardId> {
+        let has = |value: &StateValue| matches!(value, StateValue::Code(code) if code.hash == hash);
+        let account = known.values.iter().find(|(_, value)| has(value));
+        match account {
+            Some((key, _)) => vec![self.placement.owner_of(key)],
+            None => self.placement.all().collect(),
+        }
+    }
+}
+
+fn respond(result: CallResult, cut: u64) -> Result<v1::CallResponse, Status> {
+    let (outcome, message) = match result.end {
+        CallEnd::Success => (v1::CallOutcome::Succeeded, String::new()),
+        CallEnd::Reverted => (v1::CallOutcome::Reverted, String::new()),
+        CallEnd::Halted { reason, .. } => (v1::CallOutcome::Halted, reason),
+    };
+    Ok(v1::CallResponse {
+        outcome: outcome.into(),
+        return_data: result.output.0,
+        gas_used: result.gas_used,
+        logs: convert::logs(result.logs),
+        cut,
+        message,
+        contract_address: result.contract.map(convert::address).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,121 @@
+//! Every limit of the gateway, and the server builder that has those of the transport applied.
+
+use std::time::Duration;
+
+use atoll_evm::CALL_GAS_CAP;
+use tonic::transport::Server;
+
+/// What the gateway admits. Whoever exceeds a limit is refused, with a message that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams and requests under way on one connection. More are refused by HTTP/2.
+    pub connection_streams: u32,
+    /// Length of a message from a client.
+    pub message_bytes: usize,
+    /// Names and values of one request's headers.
+    pub header_list_bytes: u32,
+    /// HTTP/2 frame.
+    pub frame_bytes: u32,
+    /// Streams that a client opened and reset before the gateway looked at them; one more closes
+    /// the connection (rapid reset).
+    pub pending_resets: usize,
+    /// Streams of a connection that the gateway refused or reset because of a client's errors; one
+    /// more closes the connection.
+    pub error_resets: usize,
+    /// Time without traffic after which a connection is pinged.
+    pub keepalive_interval: Duration,
+    /// Time after which a connection that does not answer the ping is closed.
+    pub keepalive_timeout: Duration,
+    /// Time for a request that is not a stream, and for a stream to begin.
+    pub request_timeout: Duration,
+    /// Time for a shard to take or refuse transactions.
+    pub offer_timeout: Duration,
+    /// Transactions in one batch of a stream.
+    pub batch_transactions: usize,
+    /// Size of all transactions between their arrival and their shard's answer; each counts as a
+    /// whole number of KiB. A quarter of it is for single ones, and half of that for those of any
+    /// one shard.
+    pub submit_bytes: usize,
+    /// Open streams of batches, over all connections.
+    pub submit_streams: usize,
+    /// Open streams of receipts, over all connections.
+    pub watchers: usize,
+    /// Senders and hashes that one of them asks for.
+    pub watch_filter: usize,
+    /// Size of the receipts that are kept for watchers; who falls further behind is dropped.
+    pub watch_backlog_bytes: usize,
+    /// `GetReceipt` requests that wait at a time.
+    pub waiters: usize,
+    /// Transactions whose shard is remembered.
+    pub recent_transactions: usize,
+    /// Gas of one `Call`.
+    pub call_gas: u64,
+    /// Keys that one `Call` may read.
+    pub call_keys: usize,
+    /// Times that one `Call` is run before everything it needs must be known.
+    pub call_passes: usize,
+    /// `Call` requests under way at a time.
+    pub calls: usize,
+    /// `GetAccount`, `GetStorage` and `GetCluster` requests under way at a time.
+    pub reads: usize,
+    /// Code of contracts that is kept for calls.
+    pub code_cache_bytes: usize,
+    /// Addresses whose shards one `GetCluster` asks for.
+    pub cluster_addresses: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connection_streams: 256,
+            message_bytes: 4 << 20,
+            header_list_bytes: 16 << 10,
+            frame_bytes: 64 << 10,
+            pending_resets: 64,
+            error_resets: 1024,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            offer_timeout: Duration::from_secs(5),
+            batch_transactions: 10_000,
+            submit_bytes: 64 << 20,
+            submit_streams: 256,
+            watchers: 1024,
+            watch_filter: 10_000,
+            watch_backlog_bytes: 64 << 20,
+            waiters: 65_536,
+            recent_transactions: 131_072,
+            call_gas: CALL_GAS_CAP,
+            call_keys: 16_384,
+            call_passes: 64,
+            calls: 256,
+            reads: 1024,
+            code_cache_bytes: 32 << 20,
+            cluster_addresses: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Time within which every request that is not a stream is answered: a little before the
+    /// transport gives it up, so that the client is told what was too slow.
+    pub(crate) fn patience(&self) -> Duration {
+        self.request_timeout - self.request_timeout / 30
+    }
+
+    /// A server builder with the limits of the transport. Those of messages come with
+    /// [`Ledger::into_server`](crate::Ledger::into_server).
+    pub fn server(&self) -> Server {
+        Server::builder()
+            .max_concurrent_streams(self.connection_streams)
+            .concurrency_limit_per_connection(self.connection_streams as usize)
+            .http2_keepalive_interval(Some(self.keepalive_interval))
+            .http2_keepalive_timeout(Some(self.keepalive_timeout))
+            .http2_max_header_list_size(self.header_list_bytes)
+            .http2_max_pending_accept_reset_streams(Some(self.pending_resets))
+            .http2_max_local_error_reset_streams(Some(self.error_resets))
+            .max_frame_size(self.frame_bytes)
+            .timeout(self.request_timeout)
+            .tcp_nodelay(true)
+    }
+}

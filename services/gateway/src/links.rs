@@ -1,0 +1,42 @@
+//! The requests of other services that the gateway makes.
+
+use atoll_api::beacon::{Blocks, Head};
+use atoll_api::mempool::Submit;
+use atoll_api::state::{Feed, Lookup, Read};
+use atoll_api::{BeaconClient, MempoolClient, StateClient};
+use atoll_fabric::Link;
+
+/// What the gateway asks of one shard.
+#[derive(Clone)]
+pub struct ShardLinks {
+    pub submit: Link<Submit>,
+    pub read: Link<Read>,
+    pub lookup: Link<Lookup>,
+    pub feed: Link<Feed>,
+}
+
+impl ShardLinks {
+    /// Takes the links that are needed.
+    pub fn new(mempool: &MempoolClient, state: &StateClient) -> Self {
+        Self {
+            submit: mempool.submit.clone(),
+            read: state.read.clone(),
+            lookup: state.lookup.clone(),
+            feed: state.feed.clone(),
+        }
+    }
+}
+
+/// What the gateway asks of the beacon.
+#[derive(Clone)]
+pub struct BeaconLinks {
+    pub head: Link<Head>,
+    pub blocks: Link<Blocks>,
+}
+
+impl BeaconLinks {
+    /// Takes the links that are needed.
+    pub fn new(beacon: &BeaconClient) -> Self {
+        Self { head: beacon.head.clone(), blocks: beacon.blocks.clone() }
+    }
+}

@@ -1,0 +1,10 @@
+//! The public API as a client sees it: a tonic server on a port of this machine, and shards and a
+//! beacon that are scripted.
+
+mod call;
+mod fakes;
+mod query;
+mod receipts;
+mod setup;
+mod submit;
+mod transport;

@@ -1,0 +1,76 @@
+//! Counters of what the pool did, since it was made.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use atoll_api::mempool::Refused;
+
+/// A count that only rises. Readable from any thread.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Relaxed);
+    }
+}
+
+/// Transactions by what happened to them.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub admitted: Counter,
+    /// Of those admitted, the ones that took the place of another.
+    pub replaced: Counter,
+    refused: [Counter; REASONS.len()],
+    /// Pushed out of a full pool.
+    pub evicted: Counter,
+    /// Dropped because they could not run for too long.
+    pub expired: Counter,
+    /// Given to the executor; a transaction that is taken twice counts twice.
+    pub taken: Counter,
+    /// Escalated, not shared in time, and made takeable again.
+    pub escalations_lost: Counter,
+}
+
+const REASONS: [&str; 12] = [
+    "already_known",
+    "nonce_too_low",
+    "nonce_too_far",
+    "insufficient_funds",
+    "underpriced",
+    "replacement_underpriced",
+    "under_way",
+    "mempool_full",
+    "sender_full",
+    "intrinsic_gas",
+    "gas_limit",
+    "wrong_shard",
+];
+
+impl Metrics {
+    /// Transactions refused, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REASONS.into_iter().zip(self.refused.iter().map(Counter::get))
+    }
+
+    pub(crate) fn count_refused(&self, refused: &Refused) {
+        let reason = match refused {
+            Refused::AlreadyKnown => 0,
+            Refused::NonceTooLow { .. } => 1,
+            Refused::NonceTooFar { .. } => 2,
+            Refused::InsufficientFunds { .. } => 3,
+            Refused::Underpriced { .. } => 4,
+            Refused::ReplacementUnderpriced { .. } => 5,
+            Refused::UnderWay => 6,
+            Refused::MempoolFull { .. } => 7,
+            Refused::SenderFull { .. } => 8,
+            Refused::IntrinsicGas { .. } => 9,
+            Refused::GasLimit { .. } => 10,
+            Refused::WrongShard { .. } => 11,
+        };
+        self.refused[reason].add(1);
+    }
+}

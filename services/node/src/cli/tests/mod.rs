@@ -1,0 +1,10 @@
+//! Tests of the commands: what is typed, what is sent to a gateway, what is shown.
+
+mod amounts;
+mod encoding;
+mod fake;
+mod flow;
+mod nonsense;
+mod shapes;
+mod targets;
+mod typed;

@@ -1,0 +1,388 @@
+//! Starts the actors that a configuration names, and links each to the others, wherever they stand.
+
+use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::Context as _;
+use atoll_api::{
+    beacon::BeaconClient, executor::ExecutorClient, mempool::MempoolClient, router::RouterClient,
+    state::StateClient,
+};
+use atoll_beacon::{BeaconService, Cadence};
+use atoll_commit::OwnerConfig;
+use atoll_executor::{ExecutorConfig, ExecutorService};
+use atoll_fabric::{Local, Place, Remote};
+use atoll_gateway::{BeaconLinks, Ledger, Pool, ShardLinks};
+use atoll_mempool::MempoolService;
+use atoll_router::{RouterConfig, RouterService};
+use atoll_state::StateService;
+use atoll_types::{Placement, ShardId};
+use tonic::{service::RoutesBuilder, transport::Endpoint};
+
+use crate::{
+    config::{Config, Role, Shard, ShardAddress},
+    genesis::Genesis,
+    listen::{MAX_MESSAGE_BYTES, Port, internal_server},
+    place::{clock, now_ms, randomness},
+    slot::Slot,
+    storage,
+};
+
+/// Transactions that may be shared at a shard and not decided.
+const MAX_SHARED: u64 = 131_072;
+
+/// Links to the four actors of one shard.
+#[derive(Clone)]
+pub struct ShardClients {
+    pub mempool: MempoolClient,
+    pub executor: ExecutorClient,
+    pub state: StateClient,
+    pub router: RouterClient,
+}
+
+/// Where the actors of one shard will stand, if they stand here.
+struct Slots {
+    mempool: Slot<Local<MempoolService>>,
+    executor: Slot<Local<ExecutorService>>,
+    state: Slot<Local<StateService>>,
+    router: Slot<Local<RouterService>>,
+}
+
+/// The part of a cluster that runs in this process.
+pub struct Cluster {
+    /// Links to every shard, in order.
+    pub shards: Vec<ShardClients>,
+    pub beacon: BeaconClient,
+    pub genesis: Genesis,
+    pub placement: Placement,
+    /// Where clients reach the public API, if it stands here.
+    pub gateway: Option<SocketAddr>,
+    /// Closed from the outside in.
+    ports: Vec<Port>,
+    slots: Vec<Slots>,
+    beacon_slot: Slot<Local<BeaconService>>,
+    places: Vec<Place>,
+}
+
+impl Cluster {
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let genesis = Genesis::new(&config.chain)?;
+        let placement = config.chain.placement();
+        let slots: Vec<Slots> = (0..config.chain.shards).map(|_| Slots::new()).collect();
+        let shards = slots
+            .iter()
+            .zip(0..)
+            .map(|(slots, id)| slots.clients(config, id))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let beacon_slot = Slot::new();
+        let beacon = match &config.beacon {
+            Some(_) => BeaconClient::new(beacon_slot.clone()),
+            None => {
+                let url = config.address.beacon.as_deref();
+                let url =
+                    url.context("address.beacon is missing: the beacon does not stand here")?;
+                BeaconClient::new(remote(config, url)?)
+            }
+        };
+        let mut cluster = Self {
+            shards,
+            beacon,
+            genesis,
+            placement,
+            gateway: None,
+            ports: Vec::new(),
+            slots,
+            beacon_slot,
+            places: Vec::new(),
+        };
+        cluster.start_beacon(config).await?;
+        for shard in &config.shard {
+            cluster.start_shard(config, shard).await?;
+        }
+        cluster.start_gateway(config).await?;
+        Ok(cluster)
+    }
+
+    async fn start_beacon(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(beacon) = &config.beacon else { return Ok(()) };
+        let dir = config.data.join("beacon");
+        let mut storage = storage::open(&dir, config.limits.index_cache_bytes)?;
+        let planner = self.genesis.planner.clone();
+        let core = atoll_beacon::Core::open(planner, storage.log.as_mut(), storage.index)
+            .with_context(|| format!("cannot open the beacon in {}", dir.display()))?;
+        let place = Place::new("beacon");
+        let usual = Cadence::default();
+        let or = |given: u64, usual: u64| if given == 0 { usual } else { given };
+        let cadence = Cadence {
+            block_ms: or(beacon.block_ms, usual.block_ms),
+            min_block_ms: or(beacon.min_block_ms, usual.min_block_ms),
+            heartbeat_ms: or(beacon.heartbeat_ms, usual.heartbeat_ms),
+        };
+        let log = storage.log;
+        self.beacon_slot.fill(Local::start(&place, config.limits.actor_calls, move || {
+            BeaconService::new(core, log, cadence, clock(), randomness())
+        }));
+        self.places.push(place);
+        if let Some(listen) = beacon.listen {
+            let server = atoll_beacon::grpc::server(self.beacon.clone(), MAX_MESSAGE_BYTES);
+            let names = ["atoll.v1.BeaconService"];
+            self.ports.push(
+                Port::open(internal_server(), listen, &names, |routes| {
+                    routes.add_service(server);
+                })
+                .await?,
+            );
+        }
+        Ok(())
+    }
+
+    async fn start_shard(&mut self, config: &Config, shard: &Shard) -> anyhow::Result<()> {
+        let place = Place::new(&format!("shard-{}", shard.id));
+        for role in &shard.roles {
+            match role {
+                Role::State => self.start_state(config, shard.id, &place)?,
+                Role::Mempool => self.start_mempool(config, shard.id, &place),
+                Role::Executor => self.start_executor(config, shard.id, &place),
+                Role::Router => self.start_router(config, shard.id, &place),
+            }
+        }
+        self.places.push(place);
+        if let Some(listen) = shard.listen {
+            let clients = self.shards[usize::from(shard.id)].clone();
+            let roles = shard.roles.clone();
+            let names: Vec<&str> = roles.iter().map(|role| service_name(*role)).collect();
+            let port = Port::open(internal_server(), listen, &names, |routes| {
+                roles.iter().for_each(|role| add_role(routes, *role, &clients));
+            });
+            self.ports.push(port.await?);
+        }
+        Ok(())
+    }
+
+    fn start_state(&self, config: &Config, id: u16, place: &Place) -> anyhow::Result<()> {
+        let dir = config.data.join(format!("shard-{id}"));
+        let mut storage = storage::open(&dir, config.limits.index_cache_bytes)?;
+        let core = atoll_state::CoreConfig {
+            owner: OwnerConfig {
+                chain_id: config.chain.chain_id,
+                shard: ShardId(id),
+                placement: self.placement.clone(),
+                max_shared: MAX_SHARED,
+            },
+            genesis: self.genesis.block.clone(),
+            accounts: self.genesis.accounts.clone(),
+            cached_values: config.limits.cached_values,
+        };
+        let core = atoll_state::Core::open(&core, storage.log.as_mut(), storage.index)
+            .with_context(|| format!("cannot open shard {id} in {}", dir.display()))?;
+        let log = storage.log;
+        let service =
+            Local::start(place, config.limits.actor_calls, move || StateService::new(core, log));
+        self.slots[usize::from(id)].state.fill(service);
+        Ok(())
+    }
+
+    fn start_mempool(&self, config: &Config, id: u16, place: &Place) {
+        let state = self.shards[usize::from(id)].state.clone();
+        let limits = atoll_mempool::Limits {
+            block_gas_limit: self.genesis.planner.gas_limit,
+            ..atoll_mempool::Limits::default()
+        };
+        let placement = std::sync::Arc::new(self.placement.clone());
+        let pool = atoll_mempool::Config { shard: ShardId(id), placement, limits };
+        let service = Local::start(place, config.limits.actor_calls, move || {
+            let pool = atoll_mempool::Pool::new(pool);
+            MempoolService::new(pool, state.read, state.sync, clock())
+        });
+        self.slots[usize::from(id)].mempool.fill(service);
+    }
+
+    fn start_executor(&self, config: &Config, id: u16, place: &Place) {
+        let clients = self.shards[usize::from(id)].clone();
+        let executor = ExecutorConfig {
+            shard: ShardId(id),
+            placement: self.placement.clone(),
+            max_block_txs: config.limits.block_txs,
+            max_block_gas: self.genesis.planner.gas_limit,
+            cached_values: config.limits.cached_values,
+            max_debits: 16 * config.limits.block_txs as usize,
+            call_timeout: Duration::from_millis(config.limits.call_timeout_ms),
+        };
+        let session = now_ms();
+        let service = Local::start(place, config.limits.actor_calls, move || {
+            let ShardClients { mempool, state, router, .. } = clients;
+            ExecutorService::new(executor, mempool, state, router, session)
+        });
+        self.slots[usize::from(id)].executor.fill(service);
+    }
+
+    fn start_router(&self, config: &Config, id: u16, place: &Place) {
+        let clients = self.shards[usize::from(id)].clone();
+        let others = self.shards.iter().zip(0..).filter(|(_, other)| *other != id);
+        let peers: HashMap<ShardId, RouterClient> =
+            others.map(|(clients, other)| (ShardId(other), clients.router.clone())).collect();
+        let beacon = self.beacon.clone();
+        let router = RouterConfig {
+            refresh: Duration::from_millis(config.limits.refresh_ms),
+            call_timeout: Duration::from_millis(config.limits.call_timeout_ms),
+            ..RouterConfig::new(ShardId(id), config.chain.chain_id, self.placement.clone())
+        };
+        let service = Local::start(place, config.limits.actor_calls, move || {
+            let ShardClients { mempool, executor, state, .. } = clients;
+            RouterService::new(router, mempool, executor, state, beacon, peers)
+        });
+        self.slots[usize::from(id)].router.fill(service);
+    }
+
+    async fn start_gateway(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(gateway) = &config.gateway else { return Ok(()) };
+        let limits = atoll_gateway::Limits::default();
+        let threads = config.limits.recovery_threads;
+        let ledger = Ledger::start(atoll_gateway::Config {
+            chain_id: config.chain.chain_id,
+            placement: self.placement.clone(),
+            shards: self.shards.iter().map(|s| ShardLinks::new(&s.mempool, &s.state)).collect(),
+            beacon: BeaconLinks::new(&self.beacon),
+            recovery: Pool::start("recovery", threads, 1_024)?,
+            calls: Pool::start("calls", threads, 256)?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: limits.clone(),
+        });
+        let names = ["atoll.v1.LedgerService"];
+        let port = Port::open(limits.server(), gateway.listen, &names, |routes| {
+            routes.add_service(ledger.into_server());
+        });
+        let port = port.await?;
+        self.gateway = Some(port.address);
+        self.ports.push(port);
+        Ok(())
+    }
+
+    /// Stops from the outside in, so that each actor can finish what it has taken on.
+    pub async fn stop(mut self) {
+        while let Some(port) = self.ports.pop() {
+            port.close().await;
+        }
+        for slots in &self.slots {
+            stop(&slots.mempool).await;
+            stop(&slots.executor).await;
+            stop(&slots.router).await;
+        }
+        for slots in &self.slots {
+            stop(&slots.state).await;
+        }
+        stop(&self.beacon_slot).await;
+        for place in self.places {
+            place.stop().await;
+        }
+    }
+}
+
+async fn stop<S: atoll_fabric::Service>(slot: &Slot<Local<S>>) {
+    if let Some(local) = slot.get() {
+        local.stop().await;
+    }
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self {
+            mempool: Slot::new(),
+            executor: Slot::new(),
+            state: Slot::new(),
+            router: Slot::new(),
+        }
+    }
+
+    /// Links to a shard's actors: to those that stand here, and to the others by their address.
+    fn clients(&self, config: &Config, id: u16) -> anyhow::Result<ShardClients> {
+        let at = |role: Role| remote(config, &address(config, id, role)?);
+        Ok(ShardClients {
+            mempool: match config.hosts(id, Role::Mempool) {
+                true => MempoolClient::new(self.mempool.clone()),
+                false => MempoolClient::new(at(Role::Mempool)?),
+            },
+            executor: match config.hosts(id, Role::Executor) {
+                true => ExecutorClient::new(self.executor.clone()),
+                false => ExecutorClient::new(at(Role::Executor)?),
+            },
+            state: match config.hosts(id, Role::State) {
+                true => StateClient::new(self.state.clone()),
+                false => StateClient::new(at(Role::State)?),
+            },
+            router: match config.hosts(id, Role::Router) {
+                true => RouterClient::new(self.router.clone()),
+                false => RouterClient::new(at(Role::Router)?),
+            },
+        })
+    }
+}
+
+fn address(config: &Config, id: u16, role: Role) -> anyhow::Result<String> {
+    let entry = config.address.shard.iter().find(|entry| entry.id == id);
+    let named = |entry: &ShardAddress| {
+        let own = match role {
+            Role::Mempool => &entry.mempool,
+            Role::Executor => &entry.executor,
+            Role::State => &entry.state,
+            Role::Router => &entry.router,
+        };
+        own.clone().or_else(|| entry.all.clone())
+    };
+    entry.and_then(named).with_context(|| {
+        format!("{role:?} of shard {id} does not stand here and [[address.shard]] does not name it")
+    })
+}
+
+fn remote(config: &Config, url: &str) -> anyhow::Result<Remote> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("{url} is no URL; use http://host:port"))?
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10));
+    // Long polls wait up to half a minute by themselves; everything else brings its own deadline.
+    let timeout = Duration::from_secs(60);
+    Ok(Remote::new(endpoint.connect_lazy(), config.limits.actor_calls, timeout))
+}
+
+fn service_name(role: Role) -> &'static str {
+    match role {
+        Role::Mempool => "atoll.v1.MempoolService",
+        Role::Executor => "atoll.v1.ExecutorService",
+        Role::State => "atoll.v1.StateService",
+        Role::Router => "atoll.v1.RouterService",
+    }
+}
+
+fn add_role(routes: &mut RoutesBuilder, role: Role, clients: &ShardClients) {
+    let max = MAX_MESSAGE_BYTES;
+    match role {
+        Role::Mempool => {
+            routes.add_service(atoll_mempool::grpc::server(clients.mempool.clone(), max));
+        }
+        Role::Executor => {
+            routes.add_service(atoll_executor::grpc::server(clients.executor.clone(), max));
+        }
+        Role::State => {
+            routes.add_service(atoll_state::grpc::server(clients.state.clone(), max));
+        }
+        Role::Router => {
+            routes.add_service(atoll_router::grpc::server(clients.router.clone(), max));
+        }
+    }
+}
+
+/// A configuration in which everything stands in this process.
+pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -> Config {
+    Config {
+        shard: (0..chain.shards)
+            .map(|id| Shard { id, roles: Role::ALL.to_vec(), listen: None })
+            .collect(),
+        chain,
+        data: data.to_owned(),
+        beacon: Some(crate::config::Beacon::default()),
+        gateway: Some(crate::config::Gateway { listen: gateway }),
+        address: crate::config::Addresses::default(),
+        limits: crate::config::Limits::default(),
+    }
+}

@@ -1,0 +1,352 @@
+//! Configuration of a process: a TOML file, then the environment, then flags.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use atoll_types::{Address, Placement, ShardId};
+use serde::{Deserialize, Serialize};
+
+/// Variables that override a key of the file: `ATOLL__CHAIN__SHARDS=4` is `chain.shards = 4`.
+const ENVIRONMENT_PREFIX: &str = "ATOLL__";
+
+/// What one process runs, and where it finds the rest of the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The same for every process of a cluster.
+    pub chain: Chain,
+    /// Directory for everything that is kept, made if it is not there.
+    pub data: PathBuf,
+    /// The beacon, if it stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beacon: Option<Beacon>,
+    /// Roles of shards that stand here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shard: Vec<Shard>,
+    /// The public API, if it stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+    /// Where to find what does not stand here.
+    #[serde(default)]
+    pub address: Addresses,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What the chain began with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    pub chain_id: u64,
+    pub shards: u16,
+    /// Time of beacon block 0, in milliseconds since 1970.
+    pub genesis_time_ms: u64,
+    /// Gets the priority fees.
+    #[serde(default = "coinbase")]
+    pub coinbase: Address,
+    /// Funds the ten development accounts, whose keys everybody has.
+    #[serde(default)]
+    pub development: bool,
+    /// More accounts, with their balances in wei.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub balances: BTreeMap<Address, String>,
+    /// Addresses that do not stand where their hash would put them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub placement: BTreeMap<Address, u16>,
+}
+
+fn coinbase() -> Address {
+    Address::repeat_byte(0xc0)
+}
+
+impl Chain {
+    pub fn placement(&self) -> Placement {
+        let exceptions = self.placement.iter().map(|(a, shard)| (*a, ShardId(*shard))).collect();
+        Placement::new(self.shards, exceptions)
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Beacon {
+    /// Where other processes reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Longest time between blocks while there is work.
+    pub block_ms: u64,
+    /// Shortest time, for a block that is early.
+    pub min_block_ms: u64,
+    /// Time between blocks while there is none.
+    pub heartbeat_ms: u64,
+}
+
+/// One of the four actors of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Mempool,
+    Executor,
+    State,
+    Router,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [Self::Mempool, Self::Executor, Self::State, Self::Router];
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    pub id: u16,
+    #[serde(default = "all_roles")]
+    pub roles: Vec<Role>,
+    /// Where other processes reach these roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+}
+
+fn all_roles() -> Vec<Role> {
+    Role::ALL.to_vec()
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Where clients reach it.
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Addresses {
+    /// URL of the beacon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beacon: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shard: Vec<ShardAddress>,
+}
+
+/// URLs of a shard's roles.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardAddress {
+    pub id: u16,
+    /// Of every role that is not named by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mempool: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Values that the state and the executor of a shard each keep in memory.
+    pub cached_values: usize,
+    /// Memory that a shard's index may use, in bytes.
+    pub index_cache_bytes: u64,
+    /// Calls that an actor admits at a time.
+    pub actor_calls: usize,
+    /// Transactions in a shard's block.
+    pub block_txs: u32,
+    /// Threads that recover signatures.
+    pub recovery_threads: usize,
+    /// Time after which a call to another actor is given up, in milliseconds.
+    pub call_timeout_ms: u64,
+    /// Time after which a router does again what has had no effect, in milliseconds.
+    pub refresh_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cached_values: 1_000_000,
+            index_cache_bytes: 64 << 20,
+            actor_calls: 4_096,
+            block_txs: 1_024,
+            recovery_threads: std::thread::available_parallelism().map_or(2, |n| n.get()),
+            call_timeout_ms: 10_000,
+            refresh_ms: 1_000,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file, then applies `ATOLL__…` variables, then `key=value` settings, each a dotted
+    /// key of the file.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        settings: &[String],
+    ) -> anyhow::Result<Self> {
+        let place = || format!("in {}", path.display());
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        // Read once as it stands, so that an error shows its line.
+        let from_file = toml::from_str::<Self>(&text);
+        if let Err(error) = &from_file
+            && error.message().starts_with("unknown field")
+        {
+            bail!("{error}{}\n{}", nearest_key(error.message()), place());
+        }
+        let mut table: toml::Table = toml::from_str(&text).with_context(place)?;
+        let variables = environment.filter_map(|(name, value)| {
+            let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase().replace("__", ".");
+            Some((key, value))
+        });
+        for (key, value) in variables {
+            set(&mut table, &key, &value)
+                .with_context(|| format!("environment variable for {key}"))?;
+        }
+        for setting in settings {
+            let (key, value) = setting
+                .split_once('=')
+                .with_context(|| format!("--set {setting}: use --set key=value"))?;
+            set(&mut table, key, value).with_context(|| format!("--set {setting}"))?;
+        }
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
+            anyhow::anyhow!("{error}{}\n{}", nearest_key(error.message()), place())
+        })?;
+        config.check().with_context(place)?;
+        Ok(config)
+    }
+
+    /// Whether a role of a shard stands in this process.
+    pub fn hosts(&self, shard: u16, role: Role) -> bool {
+        self.shard.iter().any(|entry| entry.id == shard && entry.roles.contains(&role))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let shards = self.chain.shards;
+        if shards == 0 || shards > 1_024 {
+            bail!("chain.shards is {shards}; use 1 to 1024");
+        }
+        let named = self.shard.iter().map(|s| s.id).chain(self.address.shard.iter().map(|s| s.id));
+        if let Some(id) =
+            named.chain(self.chain.placement.values().copied()).find(|id| *id >= shards)
+        {
+            bail!(
+                "there is no shard {id}: chain.shards is {shards}, so they are 0 to {}",
+                shards - 1
+            );
+        }
+        if self.beacon.is_none() && self.shard.is_empty() && self.gateway.is_none() {
+            bail!("nothing stands here: give [beacon], [[shard]] or [gateway]");
+        }
+        for role in Role::ALL {
+            for id in 0..shards {
+                let count =
+                    self.shard.iter().filter(|s| s.id == id && s.roles.contains(&role)).count();
+                if count > 1 {
+                    bail!(
+                        "{role:?} of shard {id} stands here twice; name it in one [[shard]] only"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set(table: &mut toml::Table, key: &str, value: &str) -> anyhow::Result<()> {
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let (parents, name) = key.rsplit_once('.').map_or(("", key), |split| split);
+    let mut at = table;
+    for part in parents.split('.').filter(|part| !part.is_empty()) {
+        let next = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = next.as_table_mut().with_context(|| format!("{part} is not a table"))?;
+    }
+    at.insert(name.to_owned(), parsed);
+    Ok(())
+}
+
+/// "; did you mean …?", for an error that names an unknown field and the known ones.
+fn nearest_key(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = names.next().filter(|_| message.contains("unknown field")) else {
+        return String::new();
+    };
+    let nearest = names.min_by_key(|known| distance(unknown, known));
+    nearest.map(|known| format!("did you mean `{known}`?")).unwrap_or_default()
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = corner + usize::from(from != *to);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "data = \"d\"\n[chain]\nchain_id = 1\nshards = 2\ngenesis_time_ms = 5\n\
+                        [beacon]\nblock_ms = 50\n";
+
+    fn load(text: &str, environment: &[(&str, &str)], settings: &[&str]) -> anyhow::Result<Config> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text)?;
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        Config::load(&path, environment.into_iter(), &settings)
+    }
+
+    #[test]
+    fn environment_overrides_the_file_and_flags_override_both() {
+        let config = load(
+            GOOD,
+            &[("ATOLL__CHAIN__SHARDS", "3"), ("ATOLL__CHAIN__CHAIN_ID", "9"), ("HOME", "/x")],
+            &["chain.shards=4"],
+        );
+        let chain = config.map(|config| (config.chain.shards, config.chain.chain_id));
+        assert_eq!(chain.ok(), Some((4, 9)));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+        let text = GOOD.replace("shards", "shard_s");
+        let error = format!("{:#}", load(&text, &[], &[]).expect_err("it has an unknown key"));
+        assert!(error.contains("line 4") && error.contains("did you mean `shards`?"), "{error}");
+        let error = load(GOOD, &[], &["chain.chian_id=4"]).expect_err("it has an unknown key");
+        assert!(format!("{error:#}").contains("did you mean `chain_id`?"), "{error:#}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        for (setting, reason) in [
+            ("chain.shards=0", "use 1 to 1024"),
+            ("chain.shards=many", "invalid type"),
+            ("shard=[{id=7}]", "no shard 7"),
+            ("shard=[{id=0},{id=0}]", "twice"),
+            ("chain", "--set key=value"),
+        ] {
+            let error = load(GOOD, &[], &[setting]).expect_err(setting);
+            assert!(format!("{error:#}").contains(reason), "{setting}: {error:#}");
+        }
+    }
+}

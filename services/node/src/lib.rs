@@ -1,0 +1,12 @@
+//! Puts a cluster together: the one place that reads configuration, chooses where each actor
+//! stands, opens ports and files, and knows the time.
+
+pub mod cluster;
+pub mod config;
+pub mod genesis;
+mod listen;
+mod place;
+mod slot;
+mod storage;
+pub mod telemetry;
+pub mod up;

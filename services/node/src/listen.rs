@@ -1,0 +1,77 @@
+//! Opens ports: every one serves gRPC, health and reflection.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{service::RoutesBuilder, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// Longest message between processes of a cluster, in bytes.
+pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
+
+/// A port that is being served.
+pub(crate) struct Port {
+    pub address: SocketAddr,
+    health: HealthReporter,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Port {
+    /// Serves what `add` adds. `names` are the services that health is reported of.
+    pub async fn open(
+        server: Server,
+        listen: SocketAddr,
+        names: &[&str],
+        add: impl FnOnce(&mut RoutesBuilder),
+    ) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}; is another cluster running?"))?;
+        let address = listener.local_addr()?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        for name in names.iter().copied().chain([""]) {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(health_service);
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(atoll_wire::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes.add_service(descriptors().build_v1()?);
+        routes.add_service(descriptors().build_v1alpha()?);
+        add(&mut routes);
+        let (stop, mut stopped) = watch::channel(false);
+        let mut server = server;
+        let router = server.add_routes(routes.routes());
+        let task = tokio::spawn(async move {
+            let stop = async move {
+                // An error says that nobody can stop it any more: then it stops too.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await
+        });
+        Ok(Self { address, health, stop, task })
+    }
+
+    /// Says "not serving", answers what is under way, and closes.
+    pub async fn close(self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.stop.send_replace(true);
+        // Streams that clients hold open do not end by themselves.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;
+    }
+}
+
+/// A server for the other processes of a cluster.
+pub(crate) fn internal_server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(4_096)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .tcp_nodelay(true)
+}

@@ -1,0 +1,109 @@
+//! `atoll`: the one binary.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use atoll::{
+    cluster::Cluster,
+    config::Config,
+    telemetry::Telemetry,
+    up::{UpArgs, banner},
+};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// A cluster that runs Ethereum contracts on many shards and behaves as one chain.
+#[derive(Parser)]
+#[command(name = "atoll", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a whole cluster in this process, for development
+    Up(UpArgs),
+    /// Run some roles of a cluster, as a configuration file says
+    Node(NodeArgs),
+    /// Put load on a running cluster and measure it
+    Load(Box<atoll_load::LoadArgs>),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(clap::Args)]
+struct NodeArgs {
+    /// TOML file
+    #[arg(long)]
+    config: PathBuf,
+    /// Overrides a key of the file: --set chain.shards=4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up(args).await,
+        Command::Node(args) => node(args).await,
+        Command::Load(args) => load(*args).await,
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "atoll", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+async fn up(args: UpArgs) -> anyhow::Result<()> {
+    let _telemetry = Telemetry::install("warn")?;
+    let config = args.config()?;
+    let cluster = Cluster::start(&config).await?;
+    println!("{}", banner(&cluster, &config)?);
+    asked_to_stop().await?;
+    eprintln!("stopping");
+    cluster.stop().await;
+    Ok(())
+}
+
+async fn node(args: NodeArgs) -> anyhow::Result<()> {
+    let _telemetry = Telemetry::install("info")?;
+    let config = Config::load(&args.config, std::env::vars(), &args.settings)?;
+    let cluster = Cluster::start(&config).await?;
+    tracing::info!(config = %args.config.display(), "started");
+    asked_to_stop().await?;
+    tracing::info!("stopping");
+    cluster.stop().await;
+    Ok(())
+}
+
+async fn load(args: atoll_load::LoadArgs) -> anyhow::Result<()> {
+    atoll_load::run(args, asked_to_stop()).await?.print()
+}
+
+/// Ctrl-C or SIGTERM.
+async fn asked_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
+}

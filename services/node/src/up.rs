@@ -1,0 +1,149 @@
+//! `atoll up`: a whole cluster in one process, for development.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cluster::{Cluster, all_here},
+    config::{Chain, Config},
+    genesis::{DEVELOPMENT_MNEMONIC, development_keys},
+    place::now_ms,
+};
+
+/// File that says what a data directory was begun with.
+const CHAIN_FILE: &str = "chain.json";
+
+/// Starts a cluster of several shards in this process, on loopback.
+#[derive(Clone, Debug, clap::Args)]
+pub struct UpArgs {
+    /// Number of shards. A data directory keeps the number that it was begun with.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: u16,
+    /// Where everything is kept [default: .atoll below the current directory].
+    #[arg(long, env = "ATOLL_DATA", default_value = ".atoll", hide_default_value = true)]
+    pub data: PathBuf,
+    /// Forget what is in the data directory and begin anew.
+    #[arg(long)]
+    pub fresh: bool,
+    /// Where the public gRPC API listens.
+    #[arg(long, default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    #[arg(long, default_value_t = 31_337)]
+    pub chain_id: u64,
+    /// Longest time between beacon blocks while there is work, in milliseconds.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub block_ms: u64,
+}
+
+/// What a data directory was begun with.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    chain: Chain,
+}
+
+impl UpArgs {
+    /// The configuration of the cluster: begun anew, or as the data directory was begun.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let file = self.data.join(CHAIN_FILE);
+        if self.fresh && self.data.exists() {
+            clear(&self.data, &file)?;
+        }
+        let chain = match std::fs::read(&file) {
+            Ok(bytes) => {
+                let begun: Begun = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is broken", file.display()))?;
+                self.check(&begun.chain)?;
+                begun.chain
+            }
+            Err(_) => self.begin(&file)?,
+        };
+        let mut config = all_here(chain, &self.data, self.listen);
+        if let Some(beacon) = &mut config.beacon {
+            beacon.block_ms = self.block_ms;
+        }
+        Ok(config)
+    }
+
+    fn check(&self, chain: &Chain) -> anyhow::Result<()> {
+        let begun = (chain.shards, chain.chain_id);
+        if begun != (self.shards, self.chain_id) {
+            bail!(
+                "{} holds a chain of {} shards with chain id {}, not of {} with {}; give these, \
+                 another --data directory, or --fresh to begin anew",
+                self.data.display(),
+                begun.0,
+                begun.1,
+                self.shards,
+                self.chain_id,
+            );
+        }
+        Ok(())
+    }
+
+    fn begin(&self, file: &Path) -> anyhow::Result<Chain> {
+        std::fs::create_dir_all(&self.data)
+            .with_context(|| format!("cannot make {}", self.data.display()))?;
+        if std::fs::read_dir(&self.data)?.next().is_some() {
+            bail!(
+                "{} is not empty and has no {CHAIN_FILE}; give another --data directory",
+                self.data.display()
+            );
+        }
+        let chain = Chain {
+            chain_id: self.chain_id,
+            shards: self.shards,
+            genesis_time_ms: now_ms(),
+            coinbase: alloy_primitives::Address::repeat_byte(0xc0),
+            development: true,
+            balances: Default::default(),
+            placement: Default::default(),
+        };
+        let begun = serde_json::to_vec_pretty(&Begun { chain: chain.clone() })?;
+        std::fs::write(file, begun).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(chain)
+    }
+}
+
+/// Removes what a cluster has left in its data directory, and nothing else.
+fn clear(data: &Path, file: &Path) -> anyhow::Result<()> {
+    if !file.exists() {
+        bail!("{} has no {CHAIN_FILE}: it is no data directory, nothing removed", data.display());
+    }
+    for entry in std::fs::read_dir(data)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == "beacon" || name.starts_with("shard-") {
+            std::fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
+}
+
+/// What is shown when a cluster has started.
+pub fn banner(cluster: &Cluster, config: &Config) -> anyhow::Result<String> {
+    let address = cluster.gateway.context("the public API does not stand here")?;
+    let mut lines = vec![
+        format!("Atoll {}: {} shards", env!("CARGO_PKG_VERSION"), config.chain.shards),
+        String::new(),
+        format!("  gRPC      http://{address}  (atoll.v1.LedgerService, reflection, health)"),
+        format!("  chain id  {}", config.chain.chain_id),
+        format!("  data      {}", config.data.display()),
+        String::new(),
+        "  Development accounts. Everybody has these keys: never send value to them.".to_owned(),
+        format!("  mnemonic  {DEVELOPMENT_MNEMONIC}"),
+    ];
+    for (index, key) in development_keys()?.iter().enumerate() {
+        let shard = cluster.placement.owner(&key.address());
+        let secret = alloy_primitives::hex::encode_prefixed(key.to_bytes());
+        lines.push(format!("  ({index}) {}  shard {shard}  {secret}", key.address()));
+    }
+    lines.push(String::new());
+    lines.push("  Ctrl-C stops it; started again, it goes on where it was.".to_owned());
+    Ok(lines.join("\n"))
+}

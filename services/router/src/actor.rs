@@ -1,0 +1,215 @@
+//! The shell: loops beside the actor, and requests of the executor and of other shards' routers.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use atoll_api::{
+    beacon::BeaconClient,
+    executor::ExecutorClient,
+    mempool::MempoolClient,
+    router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterClient, RouterError},
+    state::{
+        AcceptParts, Read, Recall, ReceiveCredits, Refusal, Settle, Share, StateClient, StateError,
+    },
+};
+use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
+use atoll_types::{Placement, ShardId};
+
+use crate::{
+    announce, assemble, escalate, follow, outbound, refresh,
+    shared::{Counts, Job, Shared, lock},
+};
+
+/// What a router is told once.
+#[derive(Clone)]
+pub struct RouterConfig {
+    pub shard: ShardId,
+    pub chain_id: u64,
+    pub placement: Placement,
+    /// Rounds in which an intent may be planned, from when it is shared.
+    pub valid_rounds: u64,
+    /// Transactions predicted together at the most.
+    pub max_batch: usize,
+    pub predictions_at_a_time: usize,
+    /// Transactions that may wait to be predicted.
+    pub max_jobs: usize,
+    /// How long something may be open before it is done again.
+    pub refresh: Duration,
+    pub call_timeout: Duration,
+}
+
+impl RouterConfig {
+    pub fn new(shard: ShardId, chain_id: u64, placement: Placement) -> Self {
+        Self {
+            shard,
+            chain_id,
+            placement,
+            valid_rounds: 1_200,
+            max_batch: 512,
+            predictions_at_a_time: 4,
+            max_jobs: 65_536,
+            refresh: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The `router` service of one shard.
+pub struct RouterService {
+    shared: Arc<Shared>,
+}
+
+impl RouterService {
+    /// `peers` are the routers of all other shards.
+    pub fn new(
+        config: RouterConfig,
+        mempool: MempoolClient,
+        executor: ExecutorClient,
+        state: StateClient,
+        beacon: BeaconClient,
+        peers: HashMap<ShardId, RouterClient>,
+    ) -> Self {
+        Self { shared: Shared::new(config, mempool, executor, state, beacon, peers) }
+    }
+
+    /// What is counted.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.shared.counts.clone()
+    }
+}
+
+impl Service for RouterService {
+    const NAME: &'static str = "router";
+
+    fn started(&mut self, cx: &mut Cx<'_, Self>) {
+        let shared = || self.shared.clone();
+        cx.spawn(follow::follow(shared()), |_, (), _| {});
+        cx.spawn(announce::watch(shared()), |_, (), _| {});
+        cx.spawn(announce::announce(shared()), |_, (), _| {});
+        cx.spawn(escalate::escalate(shared()), |_, (), _| {});
+        cx.spawn(refresh::refresh(shared()), |_, (), _| {});
+        for to in self.shared.peers.keys() {
+            cx.spawn(outbound::send(shared(), *to), |_, (), _| {});
+        }
+    }
+}
+
+impl Handle<Escalate> for RouterService {
+    fn handle(&mut self, ask: Escalate, _: Context, reply: Reply<Escalate>, _: &mut Cx<'_, Self>) {
+        let limit = self.shared.config.max_jobs;
+        if self.shared.jobs().len() + ask.txs.len() > limit {
+            let service = Self::NAME.to_owned();
+            return reply.err(Fault::Overloaded { service, limit });
+        }
+        Counts::add(&self.shared.counts.escalated, ask.txs.len());
+        self.shared.add_jobs(ask.txs.into_iter().map(Job::New));
+        reply.ok(());
+    }
+}
+
+impl Handle<Deliver> for RouterService {
+    fn handle(
+        &mut self,
+        deliver: Deliver,
+        _: Context,
+        reply: Reply<Deliver>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        if let Err(rule) = self.check(&deliver) {
+            Counts::add(&self.shared.counts.refused, 1);
+            return reply.err(rule);
+        }
+        cx.spawn(take_in(self.shared.clone(), deliver), |_, answer, _| reply.send(answer));
+    }
+}
+
+impl RouterService {
+    fn check(&self, deliver: &Deliver) -> Result<(), RouterError> {
+        let (here, chain, epoch) = {
+            let config = &self.shared.config;
+            (config.shard, config.chain_id, config.placement.epoch)
+        };
+        if deliver.to != here {
+            return Err(RouterError::NotForThisShard { found: deliver.to, here });
+        }
+        if deliver.chain_id != chain {
+            let found = deliver.chain_id;
+            return Err(Refusal::WrongChain { found, expected: chain }.into());
+        }
+        if deliver.epoch != epoch {
+            return Err(Refusal::WrongEpoch { found: deliver.epoch, expected: epoch }.into());
+        }
+        if !self.shared.peers.contains_key(&deliver.from) {
+            let what = format!("there is no other shard {}", deliver.from);
+            return Err(Refusal::Malformed { what }.into());
+        }
+        Ok(())
+    }
+}
+
+/// Hands everything to whom it concerns, and answers when what has to be durable is.
+async fn take_in(shared: Arc<Shared>, deliver: Deliver) -> Result<DeliverReply, RouterError> {
+    let Deliver { from, shared: txs, leases, parts, credits, settlements, .. } = deliver;
+    for lease in leases {
+        if let Err(rule) = assemble::check_lease(&shared, from, &lease) {
+            Counts::add(&shared.counts.refused, 1);
+            tracing::warn!(shard = %from, %rule, "lease refused");
+            continue;
+        }
+        let complete = lock(&shared.assembly).lease(lease);
+        assemble::start(&shared, complete);
+    }
+    let mut reply = DeliverReply::default();
+    if !txs.is_empty() {
+        let shared_reply = shared.state.share.call(shared.context(), Share { txs }).await;
+        reply.shared_refused = shared_reply.map_err(state)?.refused;
+    }
+    if !parts.is_empty() {
+        let accepted =
+            shared.state.accept_parts.call(shared.context(), AcceptParts { parts }).await;
+        reply.parts_refused = accepted.map_err(state)?.refused;
+    }
+    if !credits.is_empty() {
+        let receive = ReceiveCredits { from, credits };
+        let received = shared.state.receive_credits.call(shared.context(), receive).await;
+        reply.credits_received = received.map_err(state)?.received;
+    }
+    for settlement in settlements.into_iter().filter(|s| s.by == from && s.from == shared.shard()) {
+        let settle = Settle { settlement };
+        shared.state.settle.call(shared.context(), settle).await.map_err(state)?;
+    }
+    let refused = reply.shared_refused.iter().chain(&reply.parts_refused).flatten().count();
+    Counts::add(&shared.counts.refused, refused);
+    Ok(reply)
+}
+
+impl Handle<Fetch> for RouterService {
+    fn handle(&mut self, fetch: Fetch, _: Context, reply: Reply<Fetch>, cx: &mut Cx<'_, Self>) {
+        cx.spawn(look_up(self.shared.clone(), fetch), |_, answer, _| reply.send(answer));
+    }
+}
+
+async fn look_up(shared: Arc<Shared>, fetch: Fetch) -> Result<FetchReply, RouterError> {
+    let Fetch { from, keys, codes, leases, results } = fetch;
+    let mut reply = FetchReply::default();
+    if !keys.is_empty() || !codes.is_empty() {
+        let read = Read { keys, codes, at: None, min_cut: 0 };
+        let values = shared.state.read.call(shared.context(), read).await.map_err(state)?;
+        reply.values = values.values;
+        reply.codes = values.codes;
+    }
+    if !leases.is_empty() || !results.is_empty() {
+        let recall = Recall { leases, results, owner: from };
+        let recalled = shared.state.recall.call(shared.context(), recall).await.map_err(state)?;
+        reply.leases = recalled.leases;
+        reply.parts = recalled.parts;
+    }
+    Ok(reply)
+}
+
+fn state(error: StateError) -> RouterError {
+    match error {
+        StateError::Refused(rule) => RouterError::Refused(rule),
+        StateError::Fault(fault) => RouterError::Fault(fault),
+        other => RouterError::State { reason: other.to_string() },
+    }
+}

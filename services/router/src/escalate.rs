@@ -1,0 +1,296 @@
+//! From a transaction that does not fit its shard to an intent: predict, share, announce.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use atoll_api::{
+    executor::{Debit, Predict, Prediction},
+    mempool::{End, Report, TxEnd},
+    router::Fetch,
+    state::{Share, Withdraw},
+};
+use atoll_telemetry::stages;
+use atoll_types::{B256, ShardId, SharedTx, StateKey, Tx, Write};
+
+use crate::{
+    announce::intent,
+    assemble::fetch_codes,
+    shared::{Counts, Job, Shared},
+};
+
+/// Fetches from other shards in one prediction at the most.
+const MAX_FETCHES: usize = 24;
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Predicts whatever waits, in batches, several at a time.
+pub(crate) async fn escalate(shared: Arc<Shared>) {
+    loop {
+        shared.job_came.notified().await;
+        loop {
+            // Never closed.
+            let Ok(permit) = shared.predicting.clone().acquire_owned().await else { return };
+            let batch: Vec<Job> = {
+                let mut jobs = shared.jobs();
+                let count = jobs.len().min(shared.config.max_batch);
+                jobs.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                break;
+            }
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move {
+                one_batch(&shared, batch).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
+    let txs: Vec<Tx> = batch.iter().map(|job| job.tx().clone()).collect();
+    let predictions = {
+        let _stages = stages("predict", shared.shard(), &txs);
+        predict(shared, txs).await
+    };
+    let predictions = match predictions {
+        Ok(predictions) => predictions,
+        Err(reason) => {
+            tracing::warn!(reason, count = batch.len(), "cannot predict; trying again");
+            tokio::time::sleep(RETRY).await;
+            return shared.add_jobs(batch);
+        }
+    };
+    Counts::add(&shared.counts.predicted, batch.len());
+    let mut sorted = Sorted::default();
+    for (job, prediction) in batch.into_iter().zip(predictions) {
+        sorted.add(shared, job, prediction);
+    }
+    let Sorted { debits, ends, withdrawn, share } = sorted;
+    withdraw(shared, withdrawn).await;
+    let ends = ends.into_iter().chain(debit(shared, debits).await).collect();
+    report(shared, ends).await;
+    share_and_announce(shared, share).await;
+}
+
+/// What is to be done with a batch.
+#[derive(Default)]
+struct Sorted {
+    debits: Vec<Tx>,
+    ends: Vec<TxEnd>,
+    withdrawn: Vec<Withdraw>,
+    share: Vec<SharedTx>,
+}
+
+impl Sorted {
+    fn add(&mut self, shared: &Shared, job: Job, prediction: Prediction) {
+        let last_valid_round = *shared.cut.borrow() + shared.config.valid_rounds;
+        match (job, prediction) {
+            (Job::New(tx), Prediction::Uses { credit: true, .. }) => self.debits.push(tx),
+            (Job::New(tx), Prediction::Uses { keys, .. }) => self.share.push(SharedTx {
+                tx,
+                origin: shared.shard(),
+                attempt: 1,
+                wrong: 0,
+                keys,
+                last_valid_round,
+            }),
+            (Job::Again(before), Prediction::Uses { keys, .. }) => {
+                let keys = if before.wrong > 0 { keys.union(&before.keys) } else { keys };
+                self.share.push(SharedTx { keys, last_valid_round, ..before });
+            }
+            (Job::New(tx), Prediction::Invalid { nonce_ahead: true, .. }) => {
+                self.ends.push(TxEnd { tx: *tx.hash(), end: End::Returned });
+            }
+            (Job::New(tx), Prediction::Invalid { reason, .. }) => {
+                self.ends.push(TxEnd { tx: *tx.hash(), end: End::Dropped { reason } });
+            }
+            (Job::Again(before), Prediction::Invalid { reason, .. }) => {
+                self.withdrawn.push(Withdraw { tx: before.reference(), reason });
+            }
+            // `predict` does not return these.
+            (job, Prediction::Needs { .. }) => {
+                let reason = "it uses too much of other shards to predict".to_owned();
+                self.add(shared, job, Prediction::Invalid { reason, nonce_ahead: false });
+            }
+        }
+    }
+}
+
+/// Predicts, fetching from other shards what is found to be needed.
+async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, String> {
+    let mut done: Vec<Option<Prediction>> = vec![None; txs.len()];
+    let mut known: HashMap<StateKey, Write> = HashMap::new();
+    for round in 0..=MAX_FETCHES {
+        let open: Vec<usize> = (0..txs.len()).filter(|at| done[*at].is_none()).collect();
+        let ask = Predict {
+            txs: open.iter().map(|at| txs[*at].clone()).collect(),
+            known: known.values().copied().collect(),
+        };
+        let reply = shared.executor.predict.call(shared.context(), ask).await;
+        let predictions = reply.map_err(|e| e.to_string())?.predictions;
+        if predictions.len() != open.len() {
+            return Err("the executor has predicted another number of transactions".into());
+        }
+        let mut wanted = Wanted::default();
+        for (at, prediction) in open.into_iter().zip(predictions) {
+            match prediction {
+                Prediction::Needs { keys, codes } if round < MAX_FETCHES => {
+                    wanted.add(shared, keys, codes);
+                }
+                other => done[at] = Some(other),
+            }
+        }
+        if wanted.keys.is_empty() && wanted.codes.is_empty() {
+            break;
+        }
+        wanted.fetch(shared, &mut known).await?;
+    }
+    let gone = || Prediction::Needs { keys: Vec::new(), codes: Vec::new() };
+    Ok(done.into_iter().map(|prediction| prediction.unwrap_or_else(gone)).collect())
+}
+
+/// What predictions need of other shards.
+#[derive(Default)]
+struct Wanted {
+    keys: HashMap<ShardId, HashSet<StateKey>>,
+    codes: HashMap<ShardId, HashSet<B256>>,
+}
+
+impl Wanted {
+    fn add(
+        &mut self,
+        shared: &Shared,
+        keys: Vec<StateKey>,
+        codes: Vec<atoll_api::executor::CodeWanted>,
+    ) {
+        for key in keys {
+            self.keys.entry(shared.placement().owner_of(&key)).or_default().insert(key);
+        }
+        for code in codes {
+            let owner = shared.placement().owner(&code.account);
+            self.codes.entry(owner).or_default().insert(code.hash);
+        }
+    }
+
+    /// One message to each shard, all at once.
+    async fn fetch(
+        self,
+        shared: &Arc<Shared>,
+        known: &mut HashMap<StateKey, Write>,
+    ) -> Result<(), String> {
+        let reads = self.keys.into_iter().map(|(to, keys)| async move {
+            let keys: Vec<StateKey> = keys.into_iter().collect();
+            let ask = Fetch {
+                from: shared.shard(),
+                keys: keys.clone(),
+                codes: Vec::new(),
+                leases: Vec::new(),
+                results: Vec::new(),
+            };
+            let peer = shared.peers.get(&to).ok_or_else(|| format!("no shard {to}"))?;
+            let reply = peer.client.fetch.call(shared.context(), ask).await;
+            Ok::<_, String>((keys, reply.map_err(|e| format!("shard {to}: {e}"))?.values))
+        });
+        for read in futures::future::join_all(reads).await {
+            let (keys, values) = read?;
+            known.extend(keys.into_iter().zip(values).map(|(key, value)| (key, (key, value))));
+        }
+        for (from, hashes) in self.codes {
+            fetch_codes(shared, from, hashes.into_iter().collect()).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn withdraw(shared: &Arc<Shared>, withdrawn: Vec<Withdraw>) {
+    for withdraw in withdrawn {
+        if let Err(error) = shared.state.withdraw.call(shared.context(), withdraw).await {
+            // It stays in the outbox as returned and is predicted again by the refresh.
+            tracing::warn!(%error, "cannot withdraw a transaction; trying again");
+        }
+    }
+}
+
+/// Hands payments to the executor; those it does not take go back to the pool.
+async fn debit(shared: &Arc<Shared>, txs: Vec<Tx>) -> Vec<TxEnd> {
+    if txs.is_empty() {
+        return Vec::new();
+    }
+    Counts::add(&shared.counts.credits, txs.len());
+    let hashes: Vec<B256> = txs.iter().map(|tx| *tx.hash()).collect();
+    match shared.executor.debit.call(shared.context(), Debit { txs }).await {
+        Ok(()) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%error, "executor takes no payments; back to the pool");
+            tokio::time::sleep(RETRY).await;
+            hashes.into_iter().map(|tx| TxEnd { tx, end: End::Returned }).collect()
+        }
+    }
+}
+
+async fn report(shared: &Arc<Shared>, ends: Vec<TxEnd>) {
+    if ends.is_empty() {
+        return;
+    }
+    if let Err(error) = shared.mempool.report.call(shared.context(), Report { ends }).await {
+        tracing::warn!(%error, "cannot report to the pool");
+    }
+}
+
+/// Data before order: an intent is announced once every owner holds its transaction durably.
+pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>) {
+    if txs.is_empty() {
+        return;
+    }
+    let stages = stages("share", shared.shard(), txs.iter().map(|shared| &shared.tx));
+    let here = shared.shard();
+    let reply = shared.state.share.call(shared.context(), Share { txs: txs.clone() }).await;
+    let refused = match reply {
+        Ok(reply) => reply.refused,
+        Err(error) => {
+            tracing::warn!(%error, "cannot share transactions; trying again");
+            tokio::time::sleep(RETRY).await;
+            return shared.add_jobs(txs.into_iter().map(again));
+        }
+    };
+    let mut refused_new = Vec::new();
+    let mut waiting = Vec::with_capacity(txs.len());
+    for (tx, refused) in txs.into_iter().zip(refused) {
+        if let Some(rule) = refused {
+            Counts::add(&shared.counts.refused, 1);
+            tracing::debug!(tx = %tx.tx.hash(), %rule, "own state refuses a shared transaction");
+            if tx.attempt == 1 {
+                let end = End::Dropped { reason: rule.to_string() };
+                refused_new.push(TxEnd { tx: *tx.tx.hash(), end });
+            }
+            continue;
+        }
+        let owners = tx.keys.owners(shared.placement());
+        let others = owners.into_iter().filter(|owner| *owner != here);
+        let held: Vec<_> = others
+            .filter_map(|owner| shared.peers.get(&owner))
+            .map(|peer| peer.outbound.share(tx.clone()))
+            .collect();
+        waiting.push((intent(&tx, shared.placement()), held));
+    }
+    report(shared, refused_new).await;
+    let mut intents = Vec::with_capacity(waiting.len());
+    for (intent, held) in waiting {
+        let all = futures::future::join_all(held).await;
+        // One that is not held everywhere is shared again by the refresh.
+        if all.into_iter().all(|held| held == Ok(true)) {
+            intents.push(intent);
+        }
+    }
+    drop(stages);
+    Counts::add(&shared.counts.intents, intents.len());
+    shared.announcements.intents(intents);
+}
+
+/// Back to prediction. A first attempt that is not shared yet begins anew.
+fn again(shared: SharedTx) -> Job {
+    if shared.attempt == 1 { Job::New(shared.tx) } else { Job::Again(shared) }
+}

@@ -1,0 +1,147 @@
+//! Does again what has not had its effect: messages get lost, and routers and their peers restart.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use atoll_api::{
+    router::Fetch,
+    state::{AcceptParts, CutReply, Outbox, OutboxReply},
+};
+use atoll_types::{GroupId, ShardId, TxRef};
+
+use crate::{
+    assemble::{self, send_parts},
+    escalate::share_and_announce,
+    follow::carry_out,
+    shared::{Job, Shared, lock},
+};
+
+/// What was open at the last look. Only what is open at two looks in a row is done again.
+#[derive(Default)]
+struct Seen {
+    unplanned: HashSet<TxRef>,
+    returned: HashSet<TxRef>,
+    groups: HashSet<GroupId>,
+    awaited: HashSet<GroupId>,
+    credits: HashSet<(ShardId, u64)>,
+}
+
+/// Looks at what is open, now and then.
+pub(crate) async fn refresh(shared: Arc<Shared>) {
+    let mut seen = Seen::default();
+    // A router that starts has done nothing yet of what is open.
+    let mut first = true;
+    loop {
+        tokio::time::sleep(shared.config.refresh).await;
+        match shared.state.outbox.call(shared.context(), Outbox).await {
+            Ok(outbox) => {
+                seen = again(&shared, outbox, &seen, first).await;
+                first = false;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot reach the shard's state; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bool) -> Seen {
+    let OutboxReply { open, unplanned, results, awaited, credits } = outbox;
+    let groups: HashSet<GroupId> = open
+        .leases
+        .iter()
+        .map(|out| out.lease.group)
+        .chain(open.run.iter().map(|group| group.group.id))
+        .collect();
+    let now = Seen {
+        unplanned: unplanned.iter().map(|tx| tx.reference()).collect(),
+        returned: open.returned.iter().map(|tx| tx.reference()).collect(),
+        awaited: awaited.iter().map(|group| group.id).collect(),
+        credits: credits.iter().map(|credit| (credit.to, credit.seq)).collect(),
+        groups,
+    };
+    lock(&shared.assembly).keep_only(&now.groups, open.cut);
+    let CutReply { cut, run, leases, returned, settlements } = open;
+    let stuck = |group: &GroupId| first || seen.groups.contains(group);
+    carry_out(
+        shared,
+        CutReply {
+            cut,
+            run: run.into_iter().filter(|group| stuck(&group.group.id)).collect(),
+            leases: leases.into_iter().filter(|out| stuck(&out.lease.group)).collect(),
+            returned: Vec::new(),
+            settlements: Vec::new(),
+        },
+    );
+    if !first {
+        let returned = returned.into_iter().filter(|tx| seen.returned.contains(&tx.reference()));
+        shared.add_jobs(returned.map(Job::Again));
+    }
+    for settlement in settlements {
+        if let Some(peer) = shared.peers.get(&settlement.from) {
+            peer.outbound.settle(settlement, first);
+        }
+    }
+    let stuck_credits =
+        credits.into_iter().filter(|credit| seen.credits.contains(&(credit.to, credit.seq)));
+    for credit in stuck_credits {
+        if let Some(peer) = shared.peers.get(&credit.to) {
+            peer.outbound.credits([credit]);
+        }
+    }
+    let stuck_txs = unplanned
+        .into_iter()
+        .filter(|tx| first || seen.unplanned.contains(&tx.reference()))
+        .collect();
+    share_and_announce(shared, stuck_txs).await;
+    let stuck_parts = results.into_iter().filter(|message| stuck(&message.part.group)).collect();
+    if let Err(reason) = send_parts(shared, stuck_parts).await {
+        tracing::debug!(reason, "own part of a group is not kept");
+    }
+    let stuck_awaited = awaited.into_iter().filter(|group| seen.awaited.contains(&group.id));
+    pull(shared, stuck_awaited.map(|group| (group.id, group.executor)).collect()).await;
+    now
+}
+
+/// Asks for leases and parts that should have come.
+async fn pull(shared: &Arc<Shared>, parts: Vec<(GroupId, ShardId)>) {
+    let leases = lock(&shared.assembly).missing();
+    let from: HashSet<ShardId> = leases.iter().chain(&parts).map(|(_, shard)| *shard).collect();
+    let pulls = from.iter().filter(|from| **from != shared.shard()).map(|from| {
+        let of = |list: &[(GroupId, ShardId)]| {
+            list.iter().filter(|(_, shard)| shard == from).map(|(group, _)| *group).collect()
+        };
+        let ask = Fetch {
+            from: shared.shard(),
+            keys: Vec::new(),
+            codes: Vec::new(),
+            leases: of(&leases),
+            results: of(&parts),
+        };
+        pull_from(shared, *from, ask)
+    });
+    futures::future::join_all(pulls).await;
+}
+
+async fn pull_from(shared: &Arc<Shared>, from: ShardId, ask: Fetch) {
+    let Some(peer) = shared.peers.get(&from) else { return };
+    let reply = match peer.client.fetch.call(shared.context(), ask).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::debug!(shard = %from, %error, "shard does not answer");
+            return;
+        }
+    };
+    for lease in reply.leases {
+        if assemble::check_lease(shared, from, &lease).is_ok() {
+            let complete = lock(&shared.assembly).lease(lease);
+            assemble::start(shared, complete);
+        }
+    }
+    if !reply.parts.is_empty() {
+        let accept = AcceptParts { parts: reply.parts };
+        if let Err(error) = shared.state.accept_parts.call(shared.context(), accept).await {
+            tracing::warn!(%error, "cannot keep parts");
+        }
+    }
+}

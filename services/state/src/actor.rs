@@ -1,0 +1,323 @@
+//! The shell around [`Core`]: carries out what it says, holds replies until what they depend on is
+//! durable, and answers those who wait for something to happen.
+
+use std::{sync::Arc, time::Duration};
+
+use atoll_api::state::{
+    AcceptParts, Append, Cut, Feed, Lookup, Outbox, PutCodes, Read, Recall, ReceiveCredits, Settle,
+    Share, StateError, StoreResult, Sync, Watch, WatchReply, Withdraw,
+};
+use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
+use atoll_journal::{Journal, Journaled, pump};
+use atoll_store::Log;
+use atoll_types::{Anchor, encode};
+
+use crate::{
+    core::{Core, Done},
+    values::put_all,
+};
+
+/// Index entries that are gathered before they are put.
+const INDEX_BATCH: usize = 4_096;
+/// Longest time that a caller may wait for something to happen.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// A caller that waits for something to happen.
+struct Waiter<M: Rpc> {
+    id: u64,
+    message: M,
+    reply: Reply<M>,
+}
+
+/// The `state` service of one shard.
+pub struct StateService {
+    core: Core,
+    journal: Journal,
+    log_next: u64,
+    /// Newest anchor told, and its version.
+    anchor: Anchor,
+    version: u64,
+    next_waiter: u64,
+    readers: Vec<Waiter<Read>>,
+    syncs: Vec<Waiter<Sync>>,
+    feeds: Vec<Waiter<Feed>>,
+    watches: Vec<Waiter<Watch>>,
+    indexing: bool,
+}
+
+impl StateService {
+    /// A service on a core that was opened from `log`.
+    pub fn new(core: Core, log: Box<dyn Log>) -> Self {
+        Self {
+            anchor: core.owner().anchor(),
+            core,
+            log_next: log.next(),
+            journal: Journal::new(log),
+            version: 1,
+            next_waiter: 0,
+            readers: Vec::new(),
+            syncs: Vec::new(),
+            feeds: Vec::new(),
+            watches: Vec::new(),
+            indexing: false,
+        }
+    }
+
+    /// Logs what an operation did, and answers once it is durable.
+    fn done<M: Rpc<Error = StateError>>(
+        &mut self,
+        reply: Reply<M>,
+        result: Result<Done<M::Reply>, StateError>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let changed = matches!(&result, Ok((_, Some(_))));
+        let answer = match result {
+            Ok((answer, record)) => {
+                if let Some(record) = record {
+                    self.journal.record(encode(&record));
+                    self.log_next += 1;
+                }
+                Ok(answer)
+            }
+            Err(StateError::Storage { reason }) => {
+                // The change may be half done in memory; the log is whole. Starting again rebuilds.
+                tracing::error!(reason, "cannot apply a change; ending the process");
+                std::process::abort()
+            }
+            Err(error) => Err(error),
+        };
+        self.journal.reply(reply, answer);
+        if changed {
+            self.wake();
+            pump(self, cx);
+        }
+    }
+
+    /// Answers everybody for whom something has happened, once it is durable.
+    fn wake(&mut self) {
+        let cut = self.core.owner().cut_number();
+        for waiter in take(&mut self.readers, |read| read.min_cut <= cut) {
+            let result = self.core.read(&waiter.message);
+            self.journal.reply(waiter.reply, result);
+        }
+        let newest = self.core.changes.newest();
+        for waiter in take(&mut self.syncs, |sync| sync.after != newest) {
+            let answer = self.core.sync(waiter.message.after);
+            self.journal.reply(waiter.reply, Ok(answer));
+        }
+        let events = &self.core.events;
+        for waiter in take(&mut self.feeds, |feed| events.has_after(feed.after)) {
+            self.journal.reply(waiter.reply, Ok(events.after(&waiter.message)));
+        }
+        if !self.watches.is_empty() {
+            self.renew_anchor();
+            let (version, core) = (self.version, &self.core);
+            let news =
+                |watch: &Watch| watch.version != version || !core.credits_for(watch).is_empty();
+            for waiter in take(&mut self.watches, news) {
+                let answer = self.watch_reply(&waiter.message);
+                self.journal.reply(waiter.reply, Ok(answer));
+            }
+        }
+    }
+
+    fn renew_anchor(&mut self) {
+        let anchor = self.core.owner().anchor();
+        if anchor != self.anchor {
+            self.anchor = anchor;
+            self.version += 1;
+        }
+    }
+
+    fn watch_reply(&self, watch: &Watch) -> WatchReply {
+        WatchReply {
+            version: self.version,
+            anchor: self.anchor.clone(),
+            credits: self.core.credits_for(watch),
+        }
+    }
+
+    /// Hands what has gathered to the index, beside the actor.
+    fn index(&mut self, cx: &mut Cx<'_, Self>) {
+        if self.indexing {
+            return;
+        }
+        let Some(entries) = self.core.values.take_entries() else {
+            return;
+        };
+        self.indexing = true;
+        let index = Arc::clone(self.core.values.index());
+        let put = tokio::task::spawn_blocking(move || put_all(index.as_ref(), &entries));
+        cx.spawn(put, |service, result, cx| {
+            let error = match result {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(reason) = error {
+                tracing::error!(reason, "cannot write the index; ending the process");
+                std::process::abort();
+            }
+            service.indexing = false;
+            service.core.values.entries_put();
+            if service.core.values.waiting() >= INDEX_BATCH {
+                service.index(cx);
+            }
+        });
+    }
+
+    /// Keeps a caller waiting, for `wait_ms` at the most; then `late` answers.
+    fn wait<M: Rpc>(
+        &mut self,
+        (message, reply): (M, Reply<M>),
+        wait_ms: u64,
+        list: fn(&mut Self) -> &mut Vec<Waiter<M>>,
+        late: fn(&mut Self, M, Reply<M>),
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.next_waiter += 1;
+        let id = self.next_waiter;
+        list(self).retain(|waiter| !waiter.reply.is_abandoned());
+        list(self).push(Waiter { id, message, reply });
+        let wait = Duration::from_millis(wait_ms).min(MAX_WAIT);
+        cx.after(wait, move |service, _| {
+            let waiting = list(service);
+            if let Some(at) = waiting.iter().position(|waiter| waiter.id == id) {
+                let Waiter { message, reply, .. } = waiting.swap_remove(at);
+                late(service, message, reply);
+            }
+        });
+    }
+}
+
+/// Takes those out of a list for whom something has happened.
+fn take<M: Rpc>(list: &mut Vec<Waiter<M>>, happened: impl Fn(&M) -> bool) -> Vec<Waiter<M>> {
+    list.extract_if(.., |waiter| happened(&waiter.message)).collect()
+}
+
+impl Service for StateService {
+    const NAME: &'static str = "state";
+
+    fn stopped(&mut self) {
+        // Records that were not synced are in memory only; the marker would claim them. A writer
+        // beside the actor could still put an older value over a newer one.
+        if !self.journal.is_idle() || self.indexing {
+            return;
+        }
+        if let Err(error) = self.core.close(self.log_next) {
+            tracing::warn!(%error, "no clean stop; the next start replays the log");
+        }
+    }
+}
+
+impl Journaled for StateService {
+    fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    fn synced(&mut self, cx: &mut Cx<'_, Self>) {
+        if self.core.values.waiting() >= INDEX_BATCH {
+            self.index(cx);
+        }
+    }
+}
+
+/// Requests that change the state: the operation, logged and answered when durable.
+macro_rules! changes {
+    ($($request:ident => |$core:ident, $message:ident| $operation:expr;)*) => {$(
+        impl Handle<$request> for StateService {
+            fn handle(
+                &mut self,
+                $message: $request,
+                _: Context,
+                reply: Reply<$request>,
+                cx: &mut Cx<'_, Self>,
+            ) {
+                let $core = &mut self.core;
+                let result = $operation;
+                self.done(reply, result, cx);
+            }
+        }
+    )*};
+}
+
+changes! {
+    Append => |core, message| core.append(message);
+    Cut => |core, message| core.cut(message);
+    Share => |core, message| core.share(message);
+    Withdraw => |core, message| core.withdraw(message);
+    StoreResult => |core, message| core.store_result(message);
+    AcceptParts => |core, message| core.accept_parts(message.parts);
+    ReceiveCredits => |core, message| core.receive_credits(message);
+    Settle => |core, message| core.settle(message.settlement);
+    PutCodes => |core, message| core.put_codes(message.codes);
+    Outbox => |core, _message| Ok((core.outbox(), None));
+    Recall => |core, message| Ok((core.recall(&message), None));
+    Lookup => |core, message| core.lookup(&message).map(|reply| (reply, None));
+}
+
+impl Handle<Read> for StateService {
+    fn handle(&mut self, read: Read, _: Context, reply: Reply<Read>, cx: &mut Cx<'_, Self>) {
+        if read.min_cut <= self.core.owner().cut_number() {
+            let result = self.core.read(&read);
+            return self.journal.reply(reply, result);
+        }
+        let late = |service: &mut Self, read: Read, reply: Reply<Read>| {
+            let newest = service.core.owner().cut_number();
+            reply.err(StateError::CutAhead { asked: read.min_cut, newest });
+        };
+        let wait_ms = MAX_WAIT.as_millis() as u64;
+        self.wait((read, reply), wait_ms, |service| &mut service.readers, late, cx);
+    }
+}
+
+impl Handle<Sync> for StateService {
+    fn handle(&mut self, sync: Sync, _: Context, reply: Reply<Sync>, cx: &mut Cx<'_, Self>) {
+        if sync.after != self.core.changes.newest() || sync.after == 0 || sync.wait_ms == 0 {
+            let answer = self.core.sync(sync.after);
+            return self.journal.reply(reply, Ok(answer));
+        }
+        let late = |service: &mut Self, sync: Sync, reply: Reply<Sync>| {
+            let answer = service.core.sync(sync.after);
+            service.journal.reply(reply, Ok(answer));
+        };
+        let wait_ms = sync.wait_ms;
+        self.wait((sync, reply), wait_ms, |service| &mut service.syncs, late, cx);
+    }
+}
+
+impl Handle<Feed> for StateService {
+    fn handle(&mut self, mut feed: Feed, _: Context, reply: Reply<Feed>, cx: &mut Cx<'_, Self>) {
+        let events = &self.core.events;
+        if feed.after == Feed::NEWEST {
+            feed.after = events.newest();
+        }
+        if events.has_after(feed.after) || feed.wait_ms == 0 {
+            let answer = events.after(&feed);
+            return self.journal.reply(reply, Ok(answer));
+        }
+        let late = |service: &mut Self, feed: Feed, reply: Reply<Feed>| {
+            let answer = service.core.events.after(&feed);
+            service.journal.reply(reply, Ok(answer));
+        };
+        let wait_ms = feed.wait_ms;
+        self.wait((feed, reply), wait_ms, |service| &mut service.feeds, late, cx);
+    }
+}
+
+impl Handle<Watch> for StateService {
+    fn handle(&mut self, watch: Watch, _: Context, reply: Reply<Watch>, cx: &mut Cx<'_, Self>) {
+        self.renew_anchor();
+        let news = watch.version != self.version || !self.core.credits_for(&watch).is_empty();
+        if news || watch.wait_ms == 0 {
+            let answer = self.watch_reply(&watch);
+            return self.journal.reply(reply, Ok(answer));
+        }
+        let late = |service: &mut Self, watch: Watch, reply: Reply<Watch>| {
+            let answer = service.watch_reply(&watch);
+            service.journal.reply(reply, Ok(answer));
+        };
+        let wait_ms = watch.wait_ms;
+        self.wait((watch, reply), wait_ms, |service| &mut service.watches, late, cx);
+    }
+}

@@ -1,0 +1,384 @@
+//! The state of a shard as a function of its log.
+//!
+//! Every change is one [`Record`]: an operation checks its input, applies the record and hands it
+//! back to be logged. Nothing may be told to anybody before that record is durable.
+
+mod apply;
+mod query;
+
+use std::{collections::HashMap, sync::Arc};
+
+use atoll_api::state::{
+    AcceptPartsReply, Append, Cut, CutReply, ReceiveCredits, ReceiveCreditsReply, Share,
+    ShareReply, StateError, StoreResult, StoreResultReply, Tip, Withdraw,
+};
+use atoll_commit::{Owner, OwnerConfig, OwnerError};
+use atoll_store::{Index, Log, Replay, StoreError};
+use atoll_types::{
+    Address, B256, BeaconBlock, Bytes, GroupId, PartMessage, Refusal, Settlement, SharedTx,
+    StateKey, StateValue, U256, decode, digest, encode,
+};
+use serde::{Deserialize, Serialize};
+
+use self::apply::receipt_key;
+use crate::{
+    changes::Changes,
+    events::{Events, Kept},
+    history::History,
+    record::Record,
+    values::Values,
+};
+
+/// An account of the genesis.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GenesisAccount {
+    pub address: Address,
+    /// In wei.
+    pub balance: U256,
+    pub nonce: u64,
+    pub code: Bytes,
+    pub storage: Vec<(U256, U256)>,
+}
+
+/// What a shard's state is told once.
+#[derive(Clone)]
+pub struct CoreConfig {
+    pub owner: OwnerConfig,
+    /// Beacon block 0.
+    pub genesis: BeaconBlock,
+    /// Accounts that there are from the beginning; those of other shards are passed over.
+    pub accounts: Arc<Vec<GenesisAccount>>,
+    /// Values kept in memory at the most.
+    pub cached_values: usize,
+}
+
+/// Why a shard's state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("log record {number} cannot be read: {reason}")]
+    Record { number: u64, reason: String },
+    #[error(
+        "the data belongs to another chain: its genesis is {found}, the configured one is {expected}; use another data directory, or start afresh"
+    )]
+    OtherGenesis { found: B256, expected: B256 },
+    #[error("log record {number} does not follow from those before it: {reason}")]
+    Replay { number: u64, reason: String },
+}
+
+/// What a clean stop leaves beside the index.
+#[derive(Serialize, Deserialize)]
+struct CleanStop {
+    /// Number that the next log record would have had.
+    next: u64,
+    owner: Owner,
+    anchored: u64,
+    unanchored: Vec<(u64, Vec<B256>)>,
+}
+
+/// The state machine of one shard's `state` service.
+pub struct Core {
+    pub(crate) owner: Owner,
+    pub(crate) values: Values,
+    pub(crate) history: History,
+    pub(crate) events: Events,
+    pub(crate) changes: Changes,
+}
+
+/// An operation's answer, and what has to be logged before it is given.
+pub(crate) type Done<T> = (T, Option<Record>);
+
+impl Core {
+    /// Opens a shard: from the index if it was stopped cleanly, else by replaying the log.
+    pub fn open(
+        config: &CoreConfig,
+        log: &mut dyn Log,
+        index: Arc<dyn Index>,
+    ) -> Result<Self, OpenError> {
+        let OwnerConfig { chain_id, shard, placement, max_shared } = &config.owner;
+        let genesis = digest(
+            "atoll/genesis",
+            &(chain_id, shard, placement, &config.genesis, &*config.accounts),
+        );
+        if log.next() == 1 {
+            log.append(&encode(&Record::Genesis { digest: genesis }))?;
+            log.sync()?;
+        }
+        check_genesis(log, genesis)?;
+        let stopped = index.take_clean()?.and_then(|bytes| decode::<CleanStop>(&bytes).ok());
+        if let Some(mut stop) = stopped.filter(|stop| stop.next == log.next()) {
+            stop.owner.limit_shared(*max_shared);
+            let mut events = Events::anchored_at(stop.anchored);
+            events.number_from(stop.next);
+            stop.unanchored.into_iter().for_each(|(n, txs)| events.add_block(n, txs));
+            return Ok(Self {
+                history: History::starting_at(stop.owner.cut_number() + 1),
+                owner: stop.owner,
+                values: Values::new(index, config.cached_values),
+                events,
+                changes: Changes::starting_at(stop.next),
+            });
+        }
+        Self::rebuild(config, log, index)
+    }
+
+    fn rebuild(
+        config: &CoreConfig,
+        log: &mut dyn Log,
+        index: Arc<dyn Index>,
+    ) -> Result<Self, OpenError> {
+        index.wipe()?;
+        let mut core = Self {
+            owner: Owner::new(config.owner.clone(), &config.genesis),
+            values: Values::new(index, config.cached_values),
+            history: History::default(),
+            events: Events::default(),
+            changes: Changes::starting_at(0),
+        };
+        core.begin(&config.accounts)?;
+        log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
+            let failed = |reason| OpenError::Record { number, reason };
+            let record: Record = decode(bytes).map_err(|e| failed(e.to_string()))?;
+            core.replay(record).map_err(|e| OpenError::Replay { number, reason: e.to_string() })?;
+            if core.values.waiting() > 100_000 {
+                core.flush()?;
+            }
+            Ok(())
+        })?;
+        core.flush()?;
+        core.events.number_from(log.next());
+        core.changes = Changes::starting_at(log.next());
+        Ok(core)
+    }
+
+    /// Puts everything that waits into the index, at once.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if let Some(entries) = self.values.take_entries() {
+            crate::values::put_all(self.values.index().as_ref(), &entries)?;
+            self.values.entries_put();
+        }
+        Ok(())
+    }
+
+    /// Leaves the index complete and marked, so that the next start need not replay the log, whose
+    /// next record would be number `next`.
+    pub fn close(&mut self, next: u64) -> Result<(), StoreError> {
+        // Entries on their way count as put only when their writer says so; put them again.
+        self.values.entries_put_again()?;
+        self.flush()?;
+        let stop = CleanStop {
+            next,
+            owner: self.owner.clone(),
+            anchored: self.events.anchored(),
+            unanchored: self.events.unanchored().iter().cloned().collect(),
+        };
+        self.values.index().mark_clean(&encode(&stop))
+    }
+
+    fn begin(&mut self, accounts: &[GenesisAccount]) -> Result<(), StoreError> {
+        let here = self.owner.shard();
+        let placement = self.owner.placement().clone();
+        for account in accounts.iter().filter(|a| placement.owner(&a.address) == here) {
+            let basic = atoll_types::Basic { nonce: account.nonce, balance: account.balance };
+            self.values.set(StateKey::Basic(account.address), StateValue::Basic(basic));
+            if !account.code.is_empty() {
+                self.values.put_code(&account.code)?;
+                let hash = alloy_primitives::keccak256(&account.code);
+                let code = atoll_types::CodeRef { hash, incarnation: 0 };
+                self.values.set(StateKey::Code(account.address), StateValue::Code(code));
+            }
+            for (slot, word) in &account.storage {
+                let key = StateKey::Slot(account.address, 0, *slot);
+                self.values.set(key, StateValue::Slot(*word));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the next block is built on.
+    pub fn tip(&self) -> Tip {
+        Tip { head: self.owner.head(), cut: self.owner.cut_number(), digest: self.owner.digest() }
+    }
+
+    /// Reads for checks of invariants.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    pub(crate) fn append(&mut self, append: Append) -> Result<Done<Tip>, StateError> {
+        self.owner.check_block(&append.block).map_err(refused)?;
+        let record = Record::Block(append.block);
+        self.apply(&record).map_err(storage)?;
+        Ok((self.tip(), Some(record)))
+    }
+
+    pub(crate) fn cut(&mut self, cut: Cut) -> Result<Done<CutReply>, StateError> {
+        if cut.block.number() <= self.owner.cut_number() {
+            return Ok((self.open_work(), None));
+        }
+        self.owner.check_cut(&cut.block).map_err(refused)?;
+        let record = Record::Cut(cut.block);
+        let (returned, opened) = self.apply(&record).map_err(storage)?;
+        let reply = self.cut_reply(returned, opened);
+        Ok((reply, Some(record)))
+    }
+
+    pub(crate) fn share(&mut self, share: Share) -> Result<Done<ShareReply>, StateError> {
+        let mut refused = Vec::with_capacity(share.txs.len());
+        let mut fresh: HashMap<B256, SharedTx> = HashMap::new();
+        for shared in share.txs {
+            let hash = *shared.tx.hash();
+            let checked = match fresh.get(&hash) {
+                Some(other) if *other == shared => Ok(false),
+                Some(other) if other.attempt >= shared.attempt => {
+                    Err(Refusal::OldAttempt { tx: hash, attempt: other.attempt })
+                }
+                _ => self.owner.check_share(&shared),
+            };
+            let checked = match checked {
+                // A repeated message, after the transaction has ended, would pin its sender.
+                Ok(true) if self.has_ended(&shared).map_err(storage)? => {
+                    Err(Refusal::OldAttempt { tx: hash, attempt: shared.attempt })
+                }
+                checked => checked,
+            };
+            if checked == Ok(true) {
+                fresh.insert(hash, shared);
+            }
+            refused.push(checked.err());
+        }
+        let mut fresh: Vec<_> = fresh.into_values().collect();
+        fresh.sort_unstable_by_key(|shared| *shared.tx.hash());
+        let record = (!fresh.is_empty()).then_some(Record::Share(fresh));
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        Ok((ShareReply { refused }, record))
+    }
+
+    /// Whether an own transaction has its receipt.
+    fn has_ended(&self, shared: &SharedTx) -> Result<bool, StoreError> {
+        let own = shared.origin == self.owner.shard();
+        Ok(own && self.values.find::<Kept>(&receipt_key(shared.tx.hash()))?.is_some())
+    }
+
+    pub(crate) fn withdraw(&mut self, withdraw: Withdraw) -> Result<Done<()>, StateError> {
+        let record = Record::Withdraw { tx: withdraw.tx, reason: withdraw.reason };
+        if !self.owner.has_returned(withdraw.tx) {
+            return Ok(((), None));
+        }
+        self.apply(&record).map_err(storage)?;
+        Ok(((), Some(record)))
+    }
+
+    pub(crate) fn store_result(
+        &mut self,
+        store: StoreResult,
+    ) -> Result<Done<StoreResultReply>, StateError> {
+        let group = store.group;
+        self.owner.check_result(group, &store.parts)?;
+        let mut record = None;
+        if self.owner.result(group).is_none() {
+            let new = Record::Result { group, parts: store.parts };
+            self.apply(&new).map_err(storage)?;
+            record = Some(new);
+        }
+        let parts = self.owner.result(group).map(<[PartMessage]>::to_vec).unwrap_or_default();
+        Ok((StoreResultReply { parts }, record))
+    }
+
+    pub(crate) fn accept_parts(
+        &mut self,
+        parts: Vec<PartMessage>,
+    ) -> Result<Done<AcceptPartsReply>, StateError> {
+        let mut refused = Vec::with_capacity(parts.len());
+        let mut fresh: Vec<PartMessage> = Vec::new();
+        let mut digests: HashMap<GroupId, B256> = HashMap::new();
+        for message in parts {
+            let id = message.part.group;
+            let checked = match (self.owner.check_part(&message), digests.get(&id)) {
+                (Ok(true), Some(digest)) if *digest == message.digest() => Ok(false),
+                (Ok(true), Some(_)) => Err(Refusal::OtherResult { group: id }),
+                (checked, _) => checked,
+            };
+            if checked == Ok(true) {
+                digests.insert(id, message.digest());
+                fresh.push(message);
+            }
+            refused.push(checked.err());
+        }
+        let record = (!fresh.is_empty()).then_some(Record::Parts(fresh));
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        Ok((AcceptPartsReply { refused }, record))
+    }
+
+    pub(crate) fn receive_credits(
+        &mut self,
+        receive: ReceiveCredits,
+    ) -> Result<Done<ReceiveCreditsReply>, StateError> {
+        let ReceiveCredits { from, mut credits } = receive;
+        self.owner.check_credits(from, &credits)?;
+        credits.retain(|credit| credit.seq > self.owner.received(from));
+        let record = (!credits.is_empty()).then_some(Record::Credits { from, credits });
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        Ok((ReceiveCreditsReply { received: self.owner.received(from) }, record))
+    }
+
+    pub(crate) fn settle(&mut self, settlement: Settlement) -> Result<Done<()>, StateError> {
+        let record = self.owner.is_news(&settlement).then_some(Record::Settle(settlement));
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        Ok(((), record))
+    }
+
+    pub(crate) fn put_codes(&mut self, codes: Vec<Bytes>) -> Result<Done<()>, StateError> {
+        let mut fresh = Vec::new();
+        for code in codes {
+            if self.values.put_code(&code).map_err(storage)? {
+                fresh.push(code);
+            }
+        }
+        Ok(((), (!fresh.is_empty()).then_some(Record::Codes(fresh))))
+    }
+}
+
+fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
+    let mut found = None;
+    log.visit(1, &mut |_, bytes| {
+        found = decode::<Record>(bytes).ok();
+        std::ops::ControlFlow::Break(())
+    })?;
+    match found {
+        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
+        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
+        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
+    }
+}
+
+fn storage(error: StoreError) -> StateError {
+    StateError::Storage { reason: error.to_string() }
+}
+
+fn refused(error: OwnerError) -> StateError {
+    match error {
+        OwnerError::NotHead { number, parent, head, digest, cut } => {
+            StateError::NotHead { number, parent, head, digest, cut }
+        }
+        OwnerError::Fenced(key) => StateError::Fenced { key },
+        OwnerError::Pinned(tx) => StateError::Pinned { tx },
+        OwnerError::Foreign { owner, .. } => {
+            StateError::Refused(Refusal::NotOwner { owner, here: owner })
+        }
+        OwnerError::CutGap { found, newest } => StateError::CutGap { found, newest },
+        OwnerError::OtherChain(number) => StateError::OtherBeaconChain { number },
+        OwnerError::NotHeld { number, what } => StateError::Storage {
+            reason: format!("beacon block {number} needs what this shard has lost: {what}"),
+        },
+    }
+}

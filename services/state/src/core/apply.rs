@@ -1,0 +1,183 @@
+//! What each record does. The same code runs when it is logged and when it is replayed.
+
+use std::cell::RefCell;
+
+use atoll_api::state::{Change, Ended, FeedEvent, ReceiptEvent, StateError};
+use atoll_commit::{CutEffects, EpochWrite};
+use atoll_store::StoreError;
+use atoll_types::{
+    B256, BeaconBlock, Finality, LocalBlock, PlannedGroup, Receipt, ReceiptKind, SharedTx,
+    StateKey, encode,
+};
+
+use super::{Core, refused, storage};
+use crate::{changes::sender_tx, events::Kept, record::Record, values::entry_key};
+
+impl Core {
+    /// Checks a record against the state, as its operation did, and applies it.
+    pub(super) fn replay(&mut self, record: Record) -> Result<(), StateError> {
+        match &record {
+            Record::Block(block) => self.owner.check_block(block).map_err(refused)?,
+            Record::Cut(block) => self.owner.check_cut(block).map_err(refused)?,
+            _ => {}
+        }
+        self.apply(&record).map(|_| ()).map_err(storage)
+    }
+
+    /// Applies a record. Returns own transactions that came back and groups that were opened.
+    pub(super) fn apply(
+        &mut self,
+        record: &Record,
+    ) -> Result<(Vec<SharedTx>, Vec<PlannedGroup>), StoreError> {
+        match record {
+            Record::Genesis { .. } => {}
+            Record::Block(block) => self.apply_block(block)?,
+            Record::Cut(block) => return self.apply_cut(block),
+            Record::Share(txs) => self.apply_share(txs),
+            Record::Withdraw { tx, reason } => {
+                if let Some(shared) = self.owner.withdraw(*tx) {
+                    self.ended(&[], &[(shared, reason.clone())], Change::default());
+                }
+            }
+            Record::Result { group, parts } => self.owner.keep_result(*group, parts.clone()),
+            Record::Parts(parts) => {
+                parts.iter().for_each(|part| self.owner.keep_part(part.clone()));
+            }
+            Record::Credits { from, credits } => {
+                let ended = self.owner.receive(*from, credits);
+                self.payments_ended(ended);
+            }
+            Record::Settle(settlement) => {
+                let ended = self.owner.settle(*settlement);
+                self.payments_ended(ended);
+            }
+            Record::Codes(codes) => {
+                for code in codes {
+                    self.values.put_code(code)?;
+                }
+            }
+        }
+        Ok(Default::default())
+    }
+
+    fn write(&mut self, write: EpochWrite) -> Result<(), StoreError> {
+        let held = self.values.get(&write.key)?;
+        self.history.note(write.key, held, write.epoch);
+        self.values.set(write.key, write.value);
+        Ok(())
+    }
+
+    fn apply_block(&mut self, block: &LocalBlock) -> Result<(), StoreError> {
+        for (key, value) in &block.writes {
+            self.write(EpochWrite { key: *key, value: *value, epoch: block.round })?;
+        }
+        for code in &block.codes {
+            self.values.put_code(code)?;
+        }
+        self.owner.append(block);
+        let mut txs = Vec::with_capacity(block.txs.len());
+        for local in &block.txs {
+            // A payment to another shard has its receipt when it is known how it ended.
+            if local.receipt.kind == ReceiptKind::Local {
+                txs.push(local.receipt.tx);
+                self.keep(local.receipt.clone(), block.round + 1, Finality::Executed);
+            }
+        }
+        self.events.add_block(block.number, txs);
+        Ok(())
+    }
+
+    fn apply_cut(
+        &mut self,
+        block: &BeaconBlock,
+    ) -> Result<(Vec<SharedTx>, Vec<PlannedGroup>), StoreError> {
+        let failed = RefCell::new(None);
+        let values = RefCell::new(&mut self.values);
+        let view = |key: &StateKey| {
+            values.borrow_mut().get(key).unwrap_or_else(|error| {
+                failed.replace(Some(error));
+                key.absent()
+            })
+        };
+        let effects = self.owner.cut(block, &view);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        self.finish_cut(block, effects)
+    }
+
+    fn finish_cut(
+        &mut self,
+        block: &BeaconBlock,
+        effects: CutEffects,
+    ) -> Result<(Vec<SharedTx>, Vec<PlannedGroup>), StoreError> {
+        let number = block.number();
+        for violation in &effects.violations {
+            tracing::error!(round = number, violation, "the beacon broke a rule of the protocol");
+        }
+        for write in &effects.writes {
+            self.write(*write)?;
+        }
+        for code in &effects.codes {
+            self.values.put_code(code)?;
+        }
+        for receipt in effects.receipts {
+            let cut = receipt.round + 1;
+            self.keep(receipt, cut, Finality::Final);
+        }
+        if let Some(head) = effects.anchored {
+            self.events.anchor(head, number);
+        }
+        let change = Change {
+            cut: Some(number),
+            writes: effects.writes.iter().map(|w| (w.key, w.value)).collect(),
+            fenced: effects.fenced,
+            unfenced: effects.unfenced,
+            ..Change::default()
+        };
+        self.ended(&effects.ended, &effects.dropped, change);
+        self.history.prune(number);
+        Ok((effects.returned, effects.opened))
+    }
+
+    fn apply_share(&mut self, txs: &[SharedTx]) {
+        let mut pinned = Vec::new();
+        for shared in txs {
+            if self.owner.share(shared.clone()) {
+                pinned.push(sender_tx(shared));
+            }
+        }
+        if !pinned.is_empty() {
+            self.changes.push(Change { pinned, ..Change::default() });
+        }
+    }
+
+    /// Tells the followers how own shared transactions ended, with the rest of a change.
+    fn ended(&mut self, ended: &[SharedTx], dropped: &[(SharedTx, String)], mut change: Change) {
+        for shared in ended {
+            change.ended.push(Ended { tx: sender_tx(shared), dropped: None });
+        }
+        for (shared, reason) in dropped {
+            change.ended.push(Ended { tx: sender_tx(shared), dropped: Some(reason.clone()) });
+            self.events.drop_tx(*shared.tx.hash(), reason.clone());
+        }
+        self.changes.push(change);
+    }
+
+    fn payments_ended(&mut self, ended: Vec<(Receipt, u64)>) {
+        for (receipt, cut) in ended {
+            self.keep(receipt, cut, Finality::Final);
+        }
+    }
+
+    fn keep(&mut self, receipt: Receipt, cut: u64, finality: Finality) {
+        let kept = Kept { receipt, cut };
+        self.values.put(receipt_key(&kept.receipt.tx), encode(&kept));
+        let Kept { receipt, cut } = kept;
+        self.events.push(FeedEvent::Receipt(ReceiptEvent { receipt, finality, cut }));
+    }
+}
+
+pub(super) fn receipt_key(tx: &B256) -> Vec<u8> {
+    entry_key(b'r', tx.as_slice())
+}

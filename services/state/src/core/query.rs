@@ -1,0 +1,122 @@
+//! What can be asked without changing anything.
+
+use atoll_api::state::{
+    CutReply, GroupToRun, LeaseOut, Lookup, LookupReply, OutboxReply, Read, ReadReply, Recall,
+    RecallReply, StateError, SyncReply, TxStatus, Watch,
+};
+use atoll_types::{B256, Credit, PlannedGroup, SharedTx, StateValue};
+
+use super::{Core, apply::receipt_key, storage};
+use crate::events::Kept;
+
+impl Core {
+    pub(crate) fn read(&mut self, read: &Read) -> Result<ReadReply, StateError> {
+        let newest = self.owner.cut_number();
+        if let Some(asked) = read.at {
+            if asked > newest {
+                return Err(StateError::CutAhead { asked, newest });
+            }
+            let oldest = self.history.oldest();
+            if asked < oldest {
+                return Err(StateError::CutTooOld { asked, oldest });
+            }
+        }
+        let mut values: Vec<StateValue> = Vec::with_capacity(read.keys.len());
+        for key in &read.keys {
+            let then = read.at.and_then(|cut| self.history.at(cut, key));
+            values.push(match then {
+                Some(value) => value,
+                None => self.values.get(key).map_err(storage)?,
+            });
+        }
+        let codes = read.codes.iter().map(|hash| self.values.code(hash));
+        let codes = codes.collect::<Result<_, _>>().map_err(storage)?;
+        Ok(ReadReply { values, codes, cut: newest, head: self.owner.head() })
+    }
+
+    /// What the router has to carry out after a cut.
+    pub(super) fn cut_reply(&self, returned: Vec<SharedTx>, opened: Vec<PlannedGroup>) -> CutReply {
+        let mut reply = CutReply {
+            cut: self.owner.cut_number(),
+            returned,
+            settlements: self.owner.settlements(),
+            ..CutReply::default()
+        };
+        for plan in opened {
+            if let Some(lease) = self.owner.lease(plan.id) {
+                reply.leases.push(LeaseOut { to: plan.executor, lease: lease.clone() });
+            }
+            if plan.executor == self.owner.shard() {
+                reply.run.extend(self.group_to_run(&plan));
+            }
+        }
+        reply
+    }
+
+    fn group_to_run(&self, plan: &PlannedGroup) -> Option<GroupToRun> {
+        let (group, env) = self.owner.run(plan.id)?;
+        Some(GroupToRun { txs: self.owner.bodies(group), group: group.clone(), env })
+    }
+
+    /// What is open, whenever it was opened.
+    pub(super) fn open_work(&self) -> CutReply {
+        let open = self.owner.open_groups().map(|(plan, _)| plan.clone()).collect();
+        self.cut_reply(self.owner.returned().cloned().collect(), open)
+    }
+
+    pub(crate) fn outbox(&self) -> OutboxReply {
+        let receivers = self.owner.credit_receivers();
+        OutboxReply {
+            open: self.open_work(),
+            unplanned: self.owner.unplanned().cloned().collect(),
+            results: self.owner.results().cloned().collect(),
+            awaited: self.owner.awaited().cloned().collect(),
+            credits: receivers.flat_map(|to| self.owner.credits_after(to, 0)).collect(),
+        }
+    }
+
+    pub(crate) fn recall(&self, recall: &Recall) -> RecallReply {
+        let leases = recall.leases.iter().filter_map(|group| self.owner.lease(*group));
+        let parts = recall.results.iter().filter_map(|group| self.owner.result(*group)).flatten();
+        RecallReply {
+            leases: leases.cloned().collect(),
+            parts: parts.filter(|message| message.part.owner == recall.owner).cloned().collect(),
+        }
+    }
+
+    /// Credits newer than those that a watcher has.
+    pub(crate) fn credits_for(&self, watch: &Watch) -> Vec<Credit> {
+        let known = |to| {
+            let entry = watch.credits_after.iter().find(|(shard, _)| *shard == to);
+            entry.map_or(0, |(_, after)| *after)
+        };
+        let receivers = self.owner.credit_receivers();
+        receivers.flat_map(|to| self.owner.credits_after(to, known(to))).collect()
+    }
+
+    pub(crate) fn sync(&self, after: u64) -> SyncReply {
+        let changes = self.changes.after(after);
+        SyncReply {
+            reset: changes.is_none(),
+            changes: changes.unwrap_or_else(|| vec![self.changes.everything(&self.owner)]),
+            tip: self.tip(),
+            env: self.owner.env(),
+        }
+    }
+
+    pub(crate) fn lookup(&self, lookup: &Lookup) -> Result<LookupReply, StateError> {
+        let statuses = lookup.txs.iter().map(|tx| self.status(tx)).collect::<Result<_, _>>()?;
+        Ok(LookupReply { statuses })
+    }
+
+    fn status(&self, tx: &B256) -> Result<Option<TxStatus>, StateError> {
+        if let Some(kept) = self.values.find::<Kept>(&receipt_key(tx)).map_err(storage)? {
+            return Ok(Some(TxStatus::Done(self.events.event(kept))));
+        }
+        if self.owner.is_pending(tx) {
+            return Ok(Some(TxStatus::Pending));
+        }
+        let dropped = self.events.dropped(tx).cloned();
+        Ok(dropped.map(|reason| TxStatus::Dropped { reason }))
+    }
+}

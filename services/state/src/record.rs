@@ -1,0 +1,35 @@
+//! What the shard's log holds: every input of its state machine, in the order of its history.
+
+use atoll_types::{
+    B256, BeaconBlock, Bytes, Credit, GroupId, LocalBlock, Part, PartMessage, Settlement, ShardId,
+    SharedTx, TxRef,
+};
+use serde::{Deserialize, Serialize};
+
+/// One input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Record {
+    /// The first record: what the chain began with.
+    Genesis {
+        digest: B256,
+    },
+    Block(LocalBlock),
+    Cut(BeaconBlock),
+    Share(Vec<SharedTx>),
+    Withdraw {
+        tx: TxRef,
+        reason: String,
+    },
+    Result {
+        group: GroupId,
+        parts: Vec<Part>,
+    },
+    Parts(Vec<PartMessage>),
+    Credits {
+        from: ShardId,
+        credits: Vec<Credit>,
+    },
+    Settle(Settlement),
+    /// Code of other shards, kept for groups that run here.
+    Codes(Vec<Bytes>),
+}

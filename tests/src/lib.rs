@@ -1,1 +1,18 @@
+//! What tests of whole clusters share.
+//!
+//! - [`here`]: a cluster in this process;
+//! - [`api`]: a client of the public API, which waits with a deadline;
+//! - [`wallet`]: keys and signed transactions;
+//! - [`contracts`]: the contracts of `contracts/artifacts` and where they come to stand.
 
+pub mod api;
+pub mod contracts;
+pub mod here;
+pub mod wallet;
+
+use std::time::Duration;
+
+/// How long a test waits for anything before it fails. Machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Chain id of the clusters that tests start.
+pub const CHAIN_ID: u64 = 31_337;

@@ -98,11 +98,12 @@ impl Pool {
         if let Some(old) = old {
             check_replacement(&old.tx, old.mark, &tx, limits.replacement_percent)?;
         }
-        let old_cost = old.map(|old| old.tx.max_cost()).unwrap_or_default();
+        let old_cost = old.map(|old| old.cost).unwrap_or_default();
         let old_size = old.map(Pooled::size);
         // Against all of the sender's transactions, later ones too: so a replacement cannot take
         // from its descendants what they need.
-        let want = (sender.cost - old_cost).saturating_add(tx.max_cost());
+        let cost = tx.max_cost();
+        let want = (sender.cost - old_cost).saturating_add(cost);
         if want > account.balance {
             return Err(Refused::InsufficientFunds { have: account.balance, want });
         }
@@ -127,6 +128,7 @@ impl Pool {
         }
         self.arrivals += 1;
         let pooled = Pooled {
+            cost,
             arrival: self.arrivals,
             mark: Mark::Free,
             runnable: false,

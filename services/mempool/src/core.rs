@@ -115,7 +115,7 @@ impl Pool {
         self.size_bytes += pooled.size();
         self.due.insert((pooled.due_ms, address, nonce));
         let sender = self.senders.entry(address).or_default();
-        sender.cost = sender.cost.saturating_add(pooled.tx.max_cost());
+        sender.cost = sender.cost.saturating_add(pooled.cost);
         sender.txs.insert(nonce, pooled);
     }
 
@@ -123,7 +123,7 @@ impl Pool {
     pub(crate) fn detach(&mut self, (address, nonce): Place) -> Option<Pooled> {
         let sender = self.senders.get_mut(&address)?;
         let pooled = sender.txs.remove(&nonce)?;
-        sender.cost -= pooled.tx.max_cost();
+        sender.cost -= pooled.cost;
         self.by_hash.remove(pooled.tx.hash());
         self.size_bytes -= pooled.size();
         self.due.remove(&(pooled.due_ms, address, nonce));

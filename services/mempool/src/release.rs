@@ -144,7 +144,7 @@ impl Pool {
         // What it did cost and what came in beside it are not known here. This is the least that
         // can be left, until somebody reads the account.
         let mut account = sender.account.unwrap_or_default();
-        account.balance = account.balance.saturating_sub(pooled.tx.max_cost());
+        account.balance = account.balance.saturating_sub(pooled.cost);
         account.nonce = account.nonce.max(nonce.saturating_add(1));
         sender.account = Some(account);
         sender.stale = true;

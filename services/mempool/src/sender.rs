@@ -21,6 +21,8 @@ pub(crate) enum Mark {
 #[derive(Clone, Debug)]
 pub(crate) struct Pooled {
     pub tx: Tx,
+    /// The most that it can cost, in wei.
+    pub cost: U256,
     pub arrival: u64,
     pub mark: Mark,
     /// Can run now or as soon as the sender's earlier ones have.
@@ -101,11 +103,10 @@ impl Sender {
                 next += 1;
             }
             let price = Price::of(&pooled.tx);
-            let cost = pooled.tx.max_cost();
-            run &= next == nonce && left >= cost;
+            run &= next == nonce && left >= pooled.cost;
             if run {
                 next = nonce.saturating_add(1);
-                left -= cost;
+                left -= pooled.cost;
                 path = Some(path.map_or(price, |path| path.min(price)));
                 pooled.path = path.unwrap_or(price);
             } else {

@@ -95,9 +95,18 @@ impl Cluster {
             places: Vec::new(),
         };
         cluster.start_beacon(config).await?;
-        for shard in &config.shard {
-            cluster.start_shard(config, shard).await?;
+        // States first: the others ask them at once.
+        let places: Vec<Place> =
+            config.shard.iter().map(|shard| Place::new(&format!("shard-{}", shard.id))).collect();
+        for (shard, place) in config.shard.iter().zip(&places) {
+            if shard.roles.contains(&Role::State) {
+                cluster.start_state(config, shard.id, place)?;
+            }
         }
+        for (shard, place) in config.shard.iter().zip(&places) {
+            cluster.start_shard(config, shard, place).await?;
+        }
+        cluster.places.extend(places);
         cluster.start_gateway(config).await?;
         Ok(cluster)
     }
@@ -135,17 +144,21 @@ impl Cluster {
         Ok(())
     }
 
-    async fn start_shard(&mut self, config: &Config, shard: &Shard) -> anyhow::Result<()> {
-        let place = Place::new(&format!("shard-{}", shard.id));
+    /// Starts every role but the state.
+    async fn start_shard(
+        &mut self,
+        config: &Config,
+        shard: &Shard,
+        place: &Place,
+    ) -> anyhow::Result<()> {
         for role in &shard.roles {
             match role {
-                Role::State => self.start_state(config, shard.id, &place)?,
-                Role::Mempool => self.start_mempool(config, shard.id, &place),
-                Role::Executor => self.start_executor(config, shard.id, &place),
-                Role::Router => self.start_router(config, shard.id, &place),
+                Role::State => {}
+                Role::Mempool => self.start_mempool(config, shard.id, place),
+                Role::Executor => self.start_executor(config, shard.id, place),
+                Role::Router => self.start_router(config, shard.id, place),
             }
         }
-        self.places.push(place);
         if let Some(listen) = shard.listen {
             let clients = self.shards[usize::from(shard.id)].clone();
             let roles = shard.roles.clone();

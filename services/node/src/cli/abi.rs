@@ -130,6 +130,10 @@ pub fn revert_reason(data: &[u8]) -> String {
             format!("panic 0x{code:02x}: {means}")
         }
         Some((selector, [])) => format!("custom error {}", hex::encode_prefixed(selector)),
+        Some((selector, args)) if args.len() % 32 == 0 => {
+            let (selector, args) = (hex::encode_prefixed(selector), super::show::bytes(args));
+            format!("custom error {selector} with {args}")
+        }
         _ => format!("data {}", super::show::bytes(data)),
     }
 }

@@ -292,7 +292,9 @@ fn outcome(status: &Status) -> Option<&str> {
 fn may_be_taken(status: &Status) -> bool {
     match (outcome(status), status.code()) {
         (Some(name), _) => name == "UNKNOWN",
-        (None, Code::Unknown | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => true,
+        (None, Code::Unknown | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+            true
+        }
         _ => false,
     }
 }

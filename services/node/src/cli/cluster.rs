@@ -95,9 +95,8 @@ impl Report for ClusterReport {
         let mut text = format!("{}\n\n{}", rows.text(), self.shards());
         if !self.placement.is_empty() {
             let columns = [("address", Align::Left), ("shard", Align::Right)];
-            let row = |(address, shard): &(Address, u32)| {
-                vec![address.to_string(), shard.to_string()]
-            };
+            let row =
+                |(address, shard): &(Address, u32)| vec![address.to_string(), shard.to_string()];
             let rows: Vec<_> = self.placement.iter().map(row).collect();
             text += &format!("\n\n{}", show::table(&columns, &rows));
         }
@@ -116,9 +115,7 @@ impl Report for ClusterReport {
                 "lag": shard.lag,
             })
         };
-        let placed = |(address, shard): &(Address, u32)| {
-            json!({ "address": address.to_string(), "shard": shard })
-        };
+        let placed = |(address, shard): &(Address, u32)| json!({ "address": address.to_string(), "shard": shard });
         json!({
             "target": self.url,
             "chain_id": reply.chain_id,

@@ -7,14 +7,13 @@ use alloy_signer_local::{MnemonicBuilder, PrivateKeySigner};
 use anyhow::Context;
 
 use super::parse;
+use crate::genesis::{self, DEVELOPMENT_MNEMONIC};
 
-/// The mnemonic of every Ethereum development chain: its accounts are anyone's.
-const MNEMONIC: &str = "test test test test test test test test test test test junk";
 /// Holds a private key, so that it stands in no list of processes.
 const KEY_VARIABLE: &str = "ATOLL_KEY";
 
-/// Development accounts that have something.
-pub const DEVELOPMENT_ACCOUNTS: u8 = 10;
+/// Development accounts that have something: few enough to be named by a digit.
+pub const DEVELOPMENT_ACCOUNTS: u8 = genesis::DEVELOPMENT_ACCOUNTS as u8;
 
 /// A private key in hex. Does not show itself.
 #[derive(Clone)]
@@ -36,7 +35,7 @@ impl fmt::Debug for Secret {
 
 /// The key of a development account.
 pub fn development(index: u8) -> anyhow::Result<PrivateKeySigner> {
-    MnemonicBuilder::try_from_phrase_nth(MNEMONIC, index.into())
+    MnemonicBuilder::try_from_phrase_nth(DEVELOPMENT_MNEMONIC, index.into())
         .with_context(|| format!("cannot make the key of development account {index}"))
 }
 

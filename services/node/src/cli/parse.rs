@@ -19,8 +19,8 @@ pub fn address(text: &str) -> anyhow::Result<Address> {
 
 /// A hash with `0x`.
 pub fn hash(text: &str) -> anyhow::Result<B256> {
-    let bytes =
-        exactly(text, 32).with_context(|| format!("`{text}` is not a hash: 0x and 64 hex digits"))?;
+    let bytes = exactly(text, 32)
+        .with_context(|| format!("`{text}` is not a hash: 0x and 64 hex digits"))?;
     Ok(B256::from_slice(&bytes))
 }
 

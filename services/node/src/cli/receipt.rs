@@ -214,7 +214,7 @@ impl Report for ReceiptReport {
         for log in &receipt.logs {
             let topic = log.topics.first().map_or("no topic".into(), hex::encode_prefixed);
             let size = show::count(log.data.len() as u64, "byte");
-            rows.push("log", format!("{} {topic} {size}", hex::encode_prefixed(&log.address)));
+            rows.push("log", format!("{} {topic} {size}", show::address(&log.address)));
         }
         rows.text()
     }
@@ -254,7 +254,7 @@ impl Report for ReceiptReport {
 pub(super) fn logs_json(logs: &[atoll_wire::v1::TransactionLog]) -> Value {
     let log = |log: &atoll_wire::v1::TransactionLog| {
         json!({
-            "address": hex::encode_prefixed(&log.address),
+            "address": show::address(&log.address),
             "topics": log.topics.iter().map(hex::encode_prefixed).collect::<Vec<_>>(),
             "data": hex::encode_prefixed(&log.data),
         })

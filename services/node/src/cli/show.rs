@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 
-use alloy_primitives::hex;
+use alloy_primitives::{Address, hex};
 use serde_json::Value;
 
 /// Bytes of data that are shown to people.
@@ -34,6 +34,14 @@ pub fn bytes(bytes: &[u8]) -> String {
             format!("{}… ({} bytes)", hex::encode_prefixed(first), bytes.len())
         }
         _ => hex::encode_prefixed(bytes),
+    }
+}
+
+/// An address of a reply, with its checksum if it is one.
+pub fn address(bytes: &[u8]) -> String {
+    match Address::try_from(bytes) {
+        Ok(address) => address.to_string(),
+        Err(_) => hex::encode_prefixed(bytes),
     }
 }
 

@@ -80,6 +80,12 @@ pub fn find() -> anyhow::Result<ClusterFile> {
     find_in(&home())
 }
 
+/// Whether this is the name of a file that is kept in the directory of [`discovery_path`]. That may
+/// be where somebody wants to keep a cluster's data, too.
+pub fn is_own_file(name: &str) -> bool {
+    name == CLUSTER || name == LAST_CUT
+}
+
 impl Target {
     /// The endpoint to use.
     pub fn find(&self) -> anyhow::Result<Found> {
@@ -130,7 +136,11 @@ fn home() -> PathBuf {
     home_of(env::var_os("ATOLL_HOME"), env::var_os("HOME"), env::temp_dir())
 }
 
-pub(super) fn home_of(own: Option<OsString>, home: Option<OsString>, temporary: PathBuf) -> PathBuf {
+pub(super) fn home_of(
+    own: Option<OsString>,
+    home: Option<OsString>,
+    temporary: PathBuf,
+) -> PathBuf {
     let set = |value: Option<OsString>| value.filter(|value| !value.is_empty()).map(PathBuf::from);
     match (set(own), set(home)) {
         (Some(own), _) => own,
@@ -194,14 +204,13 @@ fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// With scheme, without a slash at its end.
 fn normal(url: &str) -> anyhow::Result<String> {
-    let url = url.trim().trim_end_matches('/');
-    match url.split_once("://") {
-        None if !url.is_empty() => Ok(format!("http://{url}")),
-        Some(("http", rest)) if !rest.is_empty() => Ok(url.to_owned()),
-        Some(("https", _)) => {
-            bail!("{url}: TLS is not supported; use http://, through a tunnel if need be")
-        }
+    let (scheme, rest) = url.trim().split_once("://").unwrap_or(("http", url.trim()));
+    let rest = rest.trim_end_matches('/');
+    match scheme {
+        "https" => bail!("{url}: TLS is not supported; use http://, through a tunnel if need be"),
+        "http" if !rest.is_empty() => Ok(format!("http://{rest}")),
         _ => bail!("`{url}` is not an endpoint such as http://127.0.0.1:50051"),
     }
 }

@@ -256,9 +256,7 @@ pub(super) async fn send(
 ) -> anyhow::Result<TransactionReceipt> {
     let hash = client.submit(raw).await?;
     match args.wait {
-        Wait::None => {
-            Ok(TransactionReceipt { hash: client::bytes(hash.as_slice()), ..pending() })
-        }
+        Wait::None => Ok(TransactionReceipt { hash: client::bytes(hash.as_slice()), ..pending() }),
         Wait::Executed | Wait::Final => follow(client, hash, args)
             .await
             .with_context(|| format!("transaction {hash} was taken; see `atoll receipt {hash}`")),

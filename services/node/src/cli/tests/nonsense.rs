@@ -9,9 +9,7 @@ use crate::cli::{abi, account, amount, artefact, call, parse, receipt};
 
 fn some_bytes() -> impl Strategy<Value = Bytes> {
     let lengths = prop_oneof![Just(0), Just(20), Just(32), 0..80_usize];
-    lengths.prop_flat_map(|length| {
-        prop::collection::vec(any::<u8>(), length).prop_map(Bytes::from)
-    })
+    lengths.prop_flat_map(|length| prop::collection::vec(any::<u8>(), length).prop_map(Bytes::from))
 }
 
 fn receipts() -> impl Strategy<Value = TransactionReceipt> {
@@ -28,7 +26,11 @@ fn receipts() -> impl Strategy<Value = TransactionReceipt> {
             status,
             gas_used,
             effective_gas_price: price,
-            logs: vec![TransactionLog { address: emitter, topics: vec![topic], data: data.clone() }],
+            logs: vec![TransactionLog {
+                address: emitter,
+                topics: vec![topic],
+                data: data.clone(),
+            }],
             contract_address: contract,
             return_data: data,
             kind: if small < 2 { enums[1] } else { small - 1 },
@@ -49,10 +51,31 @@ fn receipts() -> impl Strategy<Value = TransactionReceipt> {
 /// Mostly what signatures and values are made of.
 fn scraps() -> impl Strategy<Value = String> {
     let scrap = prop_oneof![
-        Just("uint256"), Just("int8"), Just("string"), Just("bytes"), Just("address"), Just("f"),
-        Just("("), Just(")"), Just("[]"), Just("["), Just("]"), Just("[3]"), Just(","), Just(" "),
-        Just("returns"), Just("1"), Just("-"), Just("0x"), Just("e9"), Just("."), Just("ether"),
-        Just("\""), Just("99999999999999999999"), Just("é"), Just("\0"),
+        Just("uint256"),
+        Just("int8"),
+        Just("string"),
+        Just("bytes"),
+        Just("address"),
+        Just("f"),
+        Just("("),
+        Just(")"),
+        Just("[]"),
+        Just("["),
+        Just("]"),
+        Just("[3]"),
+        Just(","),
+        Just(" "),
+        Just("returns"),
+        Just("1"),
+        Just("-"),
+        Just("0x"),
+        Just("e9"),
+        Just("."),
+        Just("ether"),
+        Just("\""),
+        Just("99999999999999999999"),
+        Just("é"),
+        Just("\0"),
     ];
     prop::collection::vec(scrap, 0..24).prop_map(|scraps| scraps.concat())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde_json::json;
 
 use crate::cli::target::{
-    ClusterFile, Found, Target, find_in, home_of, remove_in, write_in,
+    ClusterFile, Found, Target, find_in, home_of, is_own_file, remove_in, write_in,
 };
 
 fn cluster(pid: u32) -> ClusterFile {
@@ -32,10 +32,7 @@ fn written_found_and_removed() {
     let place = tempfile::tempdir().unwrap();
     let home = place.path().join("not/there/yet");
     let error = find_in(&home).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "no cluster is running here: start one with `atoll up`, or give --target"
-    );
+    assert_eq!(error, "no cluster is running here: start one with `atoll up`, or give --target");
     write_in(&home, &cluster(7)).unwrap();
     assert_eq!(find_in(&home).unwrap(), cluster(7));
     let text = fs::read_to_string(home.join("cluster.json")).unwrap();
@@ -49,6 +46,7 @@ fn written_found_and_removed() {
             "metrics": "http://127.0.0.1:9090",
         })
     );
+    assert!(is_own_file("cluster.json") && is_own_file("last_cut") && !is_own_file("beacon"));
     remove_in(&home, 8);
     assert!(find_in(&home).is_ok(), "another process's file stays");
     remove_in(&home, 7);

@@ -1,0 +1,575 @@
+//! One shard: its owner, values, pool, and the little of a router that a simulation needs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use atoll_commit::{CutEffects, EpochWrite, Owner, OwnerConfig};
+use atoll_types::{
+    Address, B256, BeaconBlock, Credit, CreditKind, GroupId, Lease, LocalBlock, LocalTx, Part,
+    PartMessage, Receipt, ReceiptKind, Refusal, Settlement, ShardId, SharedTx, StateKey,
+    StateValue, Tx, TxRef, U256, Write,
+};
+
+use crate::toy::{self, Ran, Rng};
+
+/// What one shard or the beacon sends.
+#[derive(Clone, Debug)]
+pub enum Message {
+    Share(SharedTx),
+    Held { by: ShardId, tx: TxRef },
+    Lease(Lease),
+    Part(PartMessage),
+    Credits { from: ShardId, credits: Vec<Credit> },
+    Settle(Settlement),
+}
+
+/// What the shard's log holds.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Block(LocalBlock),
+    Cut(BeaconBlock),
+    Share(SharedTx),
+    Withdraw(TxRef),
+    Result(GroupId, Vec<Part>),
+    Part(PartMessage),
+    Credits(ShardId, Vec<Credit>),
+    Settle(Settlement),
+}
+
+#[derive(Clone)]
+pub enum Job {
+    New(Tx),
+    Again(SharedTx),
+}
+
+/// What is durable: a function of the inputs.
+#[derive(Clone)]
+pub struct Ledger {
+    pub owner: Owner,
+    pub values: BTreeMap<StateKey, StateValue>,
+    /// Every write, in the order in which it was applied.
+    pub writes: Vec<EpochWrite>,
+    pub receipts: Vec<Receipt>,
+}
+
+impl Ledger {
+    pub fn new(config: OwnerConfig, genesis: &BeaconBlock, values: &[Write]) -> Self {
+        Self {
+            owner: Owner::new(config, genesis),
+            values: values.iter().copied().collect(),
+            writes: Vec::new(),
+            receipts: Vec::new(),
+        }
+    }
+
+    pub fn value(&self, key: &StateKey) -> StateValue {
+        self.values.get(key).copied().unwrap_or(key.absent())
+    }
+
+    fn write(&mut self, write: EpochWrite) {
+        self.values.insert(write.key, write.value);
+        self.writes.push(write);
+    }
+
+    pub fn apply(&mut self, input: &Input) -> CutEffects {
+        let mut effects = CutEffects::default();
+        match input {
+            Input::Block(block) => {
+                self.owner.check_block(block).unwrap();
+                for (key, value) in &block.writes {
+                    self.write(EpochWrite { key: *key, value: *value, epoch: block.round });
+                }
+                self.owner.append(block);
+                let local = |tx: &&LocalTx| tx.receipt.kind == ReceiptKind::Local;
+                self.receipts.extend(block.txs.iter().filter(local).map(|tx| tx.receipt.clone()));
+            }
+            Input::Cut(block) => {
+                self.owner.check_cut(block).unwrap();
+                let values = &self.values;
+                let view = |key: &StateKey| values.get(key).copied().unwrap_or(key.absent());
+                effects = self.owner.cut(block, &view);
+                assert_eq!(effects.violations, Vec::<String>::new());
+                effects.writes.iter().for_each(|write| self.write(*write));
+                self.receipts.extend(effects.receipts.iter().cloned());
+            }
+            Input::Share(tx) => {
+                self.owner.share(tx.clone());
+            }
+            Input::Withdraw(tx) => effects
+                .dropped
+                .extend(self.owner.withdraw(*tx).map(|shared| (shared, "withdrawn".to_owned()))),
+            Input::Result(group, parts) => self.owner.keep_result(*group, parts.clone()),
+            Input::Part(part) => self.owner.keep_part(part.clone()),
+            Input::Credits(from, credits) => {
+                let ended = self.owner.receive(*from, credits);
+                self.receipts.extend(ended.into_iter().map(|(receipt, _)| receipt));
+            }
+            Input::Settle(settlement) => {
+                let ended = self.owner.settle(*settlement);
+                self.receipts.extend(ended.into_iter().map(|(receipt, _)| receipt));
+            }
+        }
+        effects
+    }
+
+    /// All that can be seen of an owner, in an order of its own.
+    pub fn face(&self) -> String {
+        let owner = &self.owner;
+        let fenced: BTreeSet<_> = owner.fenced().collect();
+        let open: Vec<_> = owner.open_groups().collect();
+        let awaited: Vec<_> = owner.awaited().collect();
+        let results: Vec<_> = owner.results().collect();
+        let own: Vec<_> = owner.own_shared().collect();
+        let unplanned: Vec<_> = owner.unplanned().collect();
+        let returned: Vec<_> = owner.returned().collect();
+        let credits: Vec<_> =
+            owner.credit_receivers().flat_map(|to| owner.credits_after(to, 0)).collect();
+        let money = (owner.burned(), owner.fees(), owner.held_credits());
+        let sent = (credits, owner.settlements(), money);
+        let open = (fenced, open, awaited, results);
+        format!("{:?} {open:?} {own:?} {unplanned:?} {returned:?} {sent:?}", owner.anchor())
+    }
+}
+
+/// How the money of a shard stands at one of its cuts.
+#[derive(Clone, Debug, Default)]
+pub struct Purse {
+    /// Balances, fees, burned, and credits held.
+    pub here: U256,
+    /// Sums of all credits ever sent, and of all ever received.
+    pub sent: U256,
+    pub received: U256,
+}
+
+pub struct Shard {
+    pub ledger: Ledger,
+    pub inputs: Vec<Input>,
+    /// Transactions of its senders that are not known to have ended, by sender and nonce.
+    pub pool: BTreeMap<Address, VecDeque<Tx>>,
+    pub purses: Vec<Purse>,
+    pub sent: BTreeMap<(ShardId, u64), Credit>,
+    pub received: U256,
+    /// What is lost in a crash.
+    pub jobs: VecDeque<Job>,
+    pub escalated: HashSet<B256>,
+    /// Owners from which word is still to come that they hold a transaction.
+    pub sharing: HashMap<TxRef, BTreeSet<ShardId>>,
+    pub announced: Vec<SharedTx>,
+    leases: BTreeMap<GroupId, BTreeMap<ShardId, Lease>>,
+    pub outbox: Vec<(ShardId, Message)>,
+    pub refused: BTreeMap<&'static str, u64>,
+    pub stuck_credits: u64,
+}
+
+impl Shard {
+    pub fn new(ledger: Ledger) -> Self {
+        Self {
+            ledger,
+            inputs: Vec::new(),
+            pool: BTreeMap::new(),
+            purses: vec![Purse::default()],
+            sent: BTreeMap::new(),
+            received: U256::ZERO,
+            jobs: VecDeque::new(),
+            escalated: HashSet::new(),
+            sharing: HashMap::new(),
+            announced: Vec::new(),
+            leases: BTreeMap::new(),
+            outbox: Vec::new(),
+            refused: BTreeMap::new(),
+            stuck_credits: 0,
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.ledger.owner.shard()
+    }
+
+    fn log(&mut self, input: Input) -> CutEffects {
+        let effects = self.ledger.apply(&input);
+        self.inputs.push(input);
+        let owner = &self.ledger.owner;
+        for to in owner.credit_receivers() {
+            let known =
+                self.sent.range((to, 0)..=(to, u64::MAX)).last().map_or(0, |((_, seq), _)| *seq);
+            let fresh: Vec<Credit> = owner.credits_after(to, known).collect();
+            for credit in fresh {
+                assert!(self.sent.insert((to, credit.seq), credit).is_none());
+            }
+        }
+        effects
+    }
+
+    /// Loses all that is not durable, and starts again from the log.
+    pub fn crash(&mut self, fresh: Ledger) {
+        let mut again = fresh;
+        for input in &self.inputs {
+            again.apply(input);
+        }
+        assert_eq!(again.face(), self.ledger.face(), "replay gives another state");
+        assert_eq!(again.values, self.ledger.values);
+        self.ledger = again;
+        self.jobs.clear();
+        self.escalated.clear();
+        self.sharing.clear();
+        self.announced.clear();
+        self.leases.clear();
+        self.outbox.clear();
+    }
+
+    fn refuse(&mut self, rule: &Refusal) {
+        let name = match rule {
+            Refusal::GroupNotOpen { .. } => "group not open",
+            Refusal::CreditGap { .. } => "credit gap",
+            Refusal::OldAttempt { .. } => "old attempt",
+            Refusal::Expired { .. } => "expired",
+            // The others take a shard that breaks rules.
+            other => panic!("{other}"),
+        };
+        *self.refused.entry(name).or_default() += 1;
+    }
+
+    fn has_ended(&self, tx: &B256) -> bool {
+        self.ledger.receipts.iter().rev().any(|receipt| receipt.tx == *tx)
+    }
+
+    fn hold(&mut self, shared: SharedTx) -> bool {
+        match self.ledger.owner.check_share(&shared) {
+            Ok(true) if shared.origin == self.id() && self.has_ended(shared.tx.hash()) => false,
+            Ok(new) => {
+                if new {
+                    self.log(Input::Share(shared));
+                }
+                true
+            }
+            Err(rule) => {
+                self.refuse(&rule);
+                false
+            }
+        }
+    }
+
+    pub fn receive(&mut self, message: Message) {
+        match message {
+            Message::Share(shared) => {
+                let (tx, to, by) = (shared.reference(), shared.origin, self.id());
+                if self.hold(shared) {
+                    self.outbox.push((to, Message::Held { by, tx }));
+                }
+            }
+            Message::Held { by, tx } => {
+                let Some(missing) = self.sharing.get_mut(&tx) else { return };
+                missing.remove(&by);
+                if missing.is_empty() {
+                    self.sharing.remove(&tx);
+                    self.announce(tx);
+                }
+            }
+            Message::Lease(lease) => {
+                let id = lease.group;
+                self.leases.entry(id).or_default().insert(lease.from, lease);
+                self.try_run(id);
+            }
+            Message::Part(part) => self.keep(part),
+            Message::Credits { from, credits } => {
+                if let Err(rule) = self.ledger.owner.check_credits(from, &credits) {
+                    return self.refuse(&rule);
+                }
+                let known = self.ledger.owner.received(from);
+                let news: Vec<_> = credits.into_iter().filter(|c| c.seq > known).collect();
+                if !news.is_empty() {
+                    self.received += news.iter().map(|credit| credit.amount).sum::<U256>();
+                    self.log(Input::Credits(from, news));
+                }
+            }
+            Message::Settle(settlement) => {
+                if self.ledger.owner.is_news(&settlement) {
+                    self.log(Input::Settle(settlement));
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, tx: TxRef) {
+        let mut held = self.ledger.owner.unplanned();
+        if let Some(shared) = held.find(|shared| shared.reference() == tx).cloned() {
+            self.announced.push(shared);
+        }
+    }
+
+    fn keep(&mut self, part: PartMessage) {
+        match self.ledger.owner.check_part(&part) {
+            Ok(true) => {
+                self.log(Input::Part(part));
+            }
+            Ok(false) => {}
+            Err(rule) => self.refuse(&rule),
+        }
+    }
+
+    fn try_run(&mut self, id: GroupId) {
+        let owner = &self.ledger.owner;
+        let Some((plan, _)) = owner.run(id) else { return };
+        let Some(leases) = self.leases.get(&id) else { return };
+        if !plan.owners.iter().all(|owner| leases.contains_key(owner)) {
+            return;
+        }
+        let sent = leases.values().flat_map(|lease| lease.bodies.iter().cloned());
+        let bodies: HashMap<TxRef, SharedTx> =
+            owner.bodies(plan).into_iter().chain(sent).map(|tx| (tx.reference(), tx)).collect();
+        let Some(txs) =
+            plan.txs.iter().map(|tx| bodies.get(tx).cloned()).collect::<Option<Vec<_>>>()
+        else {
+            return;
+        };
+        let values = leases.values().flat_map(|lease| lease.values.iter().copied()).collect();
+        let parts = toy::run_group(owner.placement(), plan, &txs, &values);
+        owner.check_result(id, &parts).unwrap();
+        self.leases.remove(&id);
+        self.log(Input::Result(id, parts));
+        self.send_parts(|part| part.group == id);
+    }
+
+    fn send_parts(&mut self, which: impl Fn(&Part) -> bool) {
+        let results = self.ledger.owner.results().filter(|message| which(&message.part));
+        let (own, others): (Vec<_>, Vec<_>) =
+            results.cloned().partition(|message| message.part.owner == self.id());
+        self.outbox.extend(others.into_iter().map(|m| (m.part.owner, Message::Part(m))));
+        own.into_iter().for_each(|message| self.keep(message));
+    }
+
+    fn send_lease(&mut self, group: GroupId, to: ShardId) {
+        let Some(lease) = self.ledger.owner.lease(group).cloned() else { return };
+        if to == self.id() {
+            self.receive(Message::Lease(lease));
+        } else {
+            self.outbox.push((to, Message::Lease(lease)));
+        }
+    }
+
+    /// Handles a beacon block. Returns what it did.
+    pub fn cut(&mut self, block: &BeaconBlock) -> CutEffects {
+        let held = self.ledger.owner.held_credits();
+        let effects = self.log(Input::Cut(block.clone()));
+        if !held.is_zero() && !self.ledger.owner.held_credits().is_zero() {
+            self.stuck_credits += 1;
+        }
+        self.leases.retain(|id, _| id.round + 100 > block.number());
+        for plan in &effects.opened {
+            self.send_lease(plan.id, plan.executor);
+        }
+        self.tell_settled();
+        self.jobs.extend(effects.returned.iter().cloned().map(Job::Again));
+        self.lose(&effects);
+        self.purses.push(self.purse());
+        effects
+    }
+
+    fn lose(&mut self, effects: &CutEffects) {
+        for (shared, _) in &effects.dropped {
+            self.escalated.remove(shared.tx.hash());
+        }
+    }
+
+    fn tell_settled(&mut self) {
+        let news = self.ledger.owner.settlements();
+        self.outbox.extend(news.into_iter().map(|s| (s.from, Message::Settle(s))));
+    }
+
+    fn purse(&self) -> Purse {
+        let owner = &self.ledger.owner;
+        let balances: U256 = self.ledger.values.values().map(|value| value.basic().balance).sum();
+        Purse {
+            here: balances + owner.fees() + owner.burned() + owner.held_credits(),
+            sent: self.sent.values().map(|credit| credit.amount).sum(),
+            received: self.received,
+        }
+    }
+
+    /// Runs what its pool has, as far as it fits the shard. `blind`: nobody looks whether the
+    /// receiver of a payment has code.
+    pub fn build(&mut self, rng: &mut Rng, has_code: &dyn Fn(&Address) -> bool) {
+        let owner = &self.ledger.owner;
+        let (here, placement) = (owner.shard(), owner.placement().clone());
+        let fenced: HashSet<StateKey> = owner.fenced().copied().collect();
+        let pinned: HashSet<Address> = owner.own_shared().map(|tx| tx.tx.sender()).collect();
+        let mut changed: BTreeMap<StateKey, StateValue> = BTreeMap::new();
+        let mut block = LocalBlock {
+            shard: here,
+            number: owner.head() + 1,
+            parent: owner.digest(),
+            round: owner.cut_number(),
+            txs: Vec::new(),
+            writes: Vec::new(),
+            codes: Vec::new(),
+            credits: Vec::new(),
+            fees: U256::ZERO,
+            burned: U256::ZERO,
+        };
+        let limit = 1 + rng.below(12);
+        for (sender, txs) in &mut self.pool {
+            if pinned.contains(sender) || rng.percent(30) {
+                continue;
+            }
+            let key = StateKey::Basic(*sender);
+            loop {
+                let view = |key: &StateKey| {
+                    let mine = placement.owner_of(key) == here && !fenced.contains(key);
+                    let now = || changed.get(key).copied().unwrap_or(self.ledger.value(key));
+                    mine.then(now)
+                };
+                let account = changed.get(&key).copied().unwrap_or(self.ledger.value(&key)).basic();
+                while txs.front().is_some_and(|tx| tx.nonce() < account.nonce) {
+                    txs.pop_front();
+                }
+                let Some(tx) =
+                    txs.front().filter(|tx| !self.escalated.contains(tx.hash())).cloned()
+                else {
+                    break;
+                };
+                if block.txs.len() >= limit {
+                    break;
+                }
+                let paid = toy::payment(&tx).filter(|(to, _)| placement.owner(to) != here);
+                let plain = paid.filter(|(to, _)| !has_code(to) || rng.percent(50));
+                let (kind, writes, output) = if let Some((to, amount)) = plain {
+                    if fenced.contains(&key) {
+                        break;
+                    }
+                    let Some(left) = toy::debit(&tx, amount, account) else {
+                        txs.clear();
+                        break;
+                    };
+                    block.credits.push(Credit {
+                        from: here,
+                        to: placement.owner(&to),
+                        seq: 0,
+                        account: to,
+                        payer: *sender,
+                        amount: U256::from(amount),
+                        kind: CreditKind::Payment { tx: *tx.hash() },
+                    });
+                    let writes = BTreeMap::from([(key, StateValue::Basic(left))]);
+                    (ReceiptKind::Credit, writes, Default::default())
+                } else {
+                    let run = toy::run(&tx, &view);
+                    match run.ran {
+                        _ if !run.missing.is_empty() => {
+                            self.escalated.insert(*tx.hash());
+                            self.jobs.push_back(Job::New(tx));
+                            break;
+                        }
+                        Ran::Executed(output) => (ReceiptKind::Local, run.writes, output),
+                        // It can pay for nothing any more.
+                        Ran::Invalid(_) => {
+                            txs.clear();
+                            break;
+                        }
+                        Ran::Behind => break,
+                    }
+                };
+                changed.extend(writes);
+                let receipt = toy::receipt(&tx, kind, block.round, Some(output));
+                block.fees += U256::from(toy::FEE);
+                block.burned += U256::from(toy::BURNED);
+                block.txs.push(LocalTx { tx, receipt });
+            }
+        }
+        if !block.txs.is_empty() {
+            block.writes = changed.into_iter().collect();
+            self.log(Input::Block(block));
+            self.pass_on_credits();
+        }
+    }
+
+    fn pass_on_credits(&mut self) {
+        let owner = &self.ledger.owner;
+        let from = owner.shard();
+        for to in owner.credit_receivers() {
+            let credits: Vec<Credit> = owner.credits_after(to, 0).collect();
+            let news = credits.len().saturating_sub(3);
+            let credits = credits[news..].to_vec();
+            self.outbox.push((to, Message::Credits { from, credits }));
+        }
+    }
+
+    /// Predicts one transaction on the newest values of the whole world, and shares it.
+    pub fn predict(&mut self, cut: u64, valid: u64, world: &dyn Fn(&StateKey) -> StateValue) {
+        let Some(job) = self.jobs.pop_front() else { return };
+        let tx = match &job {
+            Job::New(tx) => tx,
+            Job::Again(shared) => &shared.tx,
+        };
+        let run = toy::run(tx, &|key| Some(world(key)));
+        match (run.ran, job) {
+            (Ran::Executed(_), job) => {
+                let last_valid_round = cut + valid;
+                let (origin, keys) = (self.id(), run.used);
+                let shared = match job {
+                    Job::New(tx) => {
+                        SharedTx { tx, origin, attempt: 1, wrong: 0, keys, last_valid_round }
+                    }
+                    Job::Again(before) => {
+                        let keys = if before.wrong > 0 { keys.union(&before.keys) } else { keys };
+                        SharedTx { keys, last_valid_round, ..before }
+                    }
+                };
+                self.share(shared);
+            }
+            (_, Job::New(tx)) => {
+                self.escalated.remove(tx.hash());
+            }
+            (_, Job::Again(before)) => {
+                let effects = self.log(Input::Withdraw(before.reference()));
+                self.lose(&effects);
+            }
+        }
+    }
+
+    fn share(&mut self, shared: SharedTx) {
+        if !self.hold(shared.clone()) {
+            return;
+        }
+        let here = self.id();
+        let owners = shared.keys.owners(self.ledger.owner.placement());
+        let others: BTreeSet<ShardId> = owners.into_iter().filter(|owner| *owner != here).collect();
+        for to in &others {
+            self.outbox.push((*to, Message::Share(shared.clone())));
+        }
+        if others.is_empty() {
+            self.announce(shared.reference());
+        } else {
+            self.sharing.insert(shared.reference(), others);
+        }
+    }
+
+    /// Does again whatever is open.
+    pub fn refresh(&mut self) {
+        let owner = &self.ledger.owner;
+        let unplanned: Vec<SharedTx> = owner.unplanned().cloned().collect();
+        let returned: Vec<SharedTx> = owner.returned().cloned().collect();
+        let open: Vec<_> = owner.open_groups().map(|(plan, _)| (plan.id, plan.executor)).collect();
+        let from = owner.shard();
+        for to in owner.credit_receivers() {
+            let credits: Vec<Credit> = owner.credits_after(to, 0).collect();
+            if !credits.is_empty() {
+                self.outbox.push((to, Message::Credits { from, credits }));
+            }
+        }
+        unplanned.into_iter().for_each(|shared| self.share(shared));
+        self.jobs.extend(returned.into_iter().map(Job::Again));
+        open.into_iter().for_each(|(group, to)| self.send_lease(group, to));
+        self.send_parts(|_| true);
+        self.tell_settled();
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_quiet(&self) -> bool {
+        let owner = &self.ledger.owner;
+        self.jobs.is_empty()
+            && owner.own_shared().next().is_none()
+            && owner.open_groups().next().is_none()
+            && owner.credit_receivers().all(|to| owner.credits_after(to, 0).next().is_none())
+            && owner.held_credits().is_zero()
+            && self.pool.values().all(VecDeque::is_empty)
+    }
+}

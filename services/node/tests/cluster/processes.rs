@@ -1,0 +1,361 @@
+//! A cluster of `atoll node` processes on loopback: a beacon, two shards that stand in one process
+//! each, one that stands in four, and a gateway.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use atoll::{
+    config::{Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress},
+    genesis::Genesis,
+};
+use atoll_tests::{CHAIN_ID, PATIENCE, api::Api};
+use atoll_types::{Address, Placement};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Number of shards. The last one is split.
+pub const SHARDS: u16 = 3;
+/// The shard of which each role is a process.
+pub const SPLIT: u16 = SHARDS - 1;
+
+pub const BEACON: &str = "beacon";
+pub const GATEWAY: &str = "gateway";
+
+/// Clusters run one after another: each of them keeps a machine busy.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Time between two looks at something that a process has to do.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A port of this machine that nobody listens on. They are taken from below those that the kernel
+/// gives to outgoing connections: else one of these could take the port of a process that is
+/// restarted, or connect to itself.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 17_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Where to begin: not where another run of these tests does.
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_mul(97).wrapping_add(offset) % COUNT;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port is free")
+}
+
+/// Waits until `look` finds something.
+pub async fn until<T>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "{what}: not after {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A process, killed when it is dropped. If the test has failed by then, what it logged is shown.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Runs `atoll node`; what it logs is added to `log`.
+    pub fn start(name: &str, config: &Path, log: &Path) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let ours = |name: &str| name.starts_with("ATOLL_") || name.starts_with("OTEL_");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+        for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
+            command.env_remove(name);
+        }
+        let child = command
+            .args(["node", "--config"])
+            .arg(config)
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// Everything that it has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let what = format!("{} ends", self.name);
+        until(&what, async || Ok(self.child.try_wait()?)).await
+    }
+
+    /// Fails if it has ended.
+    pub fn is_running(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} has ended: {status}", self.name),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until it says that it has started.
+    pub async fn started(&mut self) -> anyhow::Result<()> {
+        let what = format!("{} starts", self.name);
+        until(&what, async || {
+            self.is_running()?;
+            Ok(self.logged().contains("started").then_some(()))
+        })
+        .await
+    }
+
+    /// SIGKILL: it cannot do anything about it.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.is_running()?;
+        self.child.kill()?;
+        ensure!(self.child.wait()?.signal() == Some(9), "{} has ended otherwise", self.name);
+        Ok(())
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&mut self) -> anyhow::Result<()> {
+        self.is_running()?;
+        let kill = format!("kill -TERM {}", self.child.id());
+        ensure!(Command::new("sh").args(["-c", &kill]).status()?.success(), "cannot `{kill}`");
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let logged = self.logged();
+            let lines: Vec<_> = logged.lines().collect();
+            let last = &lines[lines.len().saturating_sub(30)..];
+            eprintln!("--- {} logged last:\n{}", self.name, last.join("\n"));
+        }
+    }
+}
+
+/// What all processes of a cluster are told.
+pub struct Plan {
+    pub chain: Chain,
+    /// Where each process listens.
+    listen: BTreeMap<String, SocketAddr>,
+}
+
+/// The name of a process that runs one role of the split shard.
+pub fn role_name(role: Role) -> String {
+    format!("shard-{SPLIT}-{role:?}").to_lowercase()
+}
+
+pub fn shard_name(shard: u16) -> String {
+    format!("shard-{shard}")
+}
+
+impl Plan {
+    fn new(balances: BTreeMap<Address, String>, placement: BTreeMap<Address, u16>) -> Self {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let chain = Chain {
+            chain_id: CHAIN_ID,
+            shards: SHARDS,
+            genesis_time_ms: since.as_millis() as u64,
+            coinbase: Address::repeat_byte(0xc0),
+            development: true,
+            balances,
+            placement,
+        };
+        Self { chain, listen: BTreeMap::new() }
+    }
+
+    fn names() -> Vec<String> {
+        let whole = (0..SHARDS).filter(|shard| *shard != SPLIT).map(shard_name);
+        let split = Role::ALL.into_iter().map(role_name);
+        let others = [BEACON, GATEWAY].map(str::to_owned);
+        whole.chain(split).chain(others).collect()
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}", self.listen[name])
+    }
+
+    fn addresses(&self) -> Addresses {
+        let shard = |id| {
+            let role = |role| (id == SPLIT).then(|| self.url(&role_name(role)));
+            ShardAddress {
+                id,
+                all: (id != SPLIT).then(|| self.url(&shard_name(id))),
+                mempool: role(Role::Mempool),
+                executor: role(Role::Executor),
+                state: role(Role::State),
+                router: role(Role::Router),
+            }
+        };
+        let beacon = Some(self.url(BEACON));
+        Addresses { beacon, shard: (0..SHARDS).map(shard).collect() }
+    }
+
+    /// The configuration of one process.
+    fn config(&self, name: &str, data: &Path) -> Config {
+        let listen = self.listen[name];
+        let mut config = Config {
+            chain: self.chain.clone(),
+            data: data.to_owned(),
+            beacon: None,
+            shard: Vec::new(),
+            gateway: None,
+            address: self.addresses(),
+            limits: Limits::default(),
+        };
+        let shard = |id, roles: &[Role]| Shard { id, roles: roles.to_vec(), listen: Some(listen) };
+        if name == BEACON {
+            config.beacon = Some(Beacon { listen: Some(listen), ..Beacon::default() });
+        } else if name == GATEWAY {
+            config.gateway = Some(Gateway { listen });
+        } else if let Some(id) = (0..SHARDS).find(|id| shard_name(*id) == name) {
+            config.shard.push(shard(id, &Role::ALL));
+        } else if let Some(role) = Role::ALL.into_iter().find(|role| role_name(*role) == name) {
+            config.shard.push(shard(SPLIT, &[role]));
+        }
+        config
+    }
+}
+
+/// A running cluster.
+pub struct Processes {
+    pub api: Api,
+    pub plan: Plan,
+    running: HashMap<String, Process>,
+    dir: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Processes {
+    /// Starts a cluster whose genesis has these accounts besides the development ones.
+    pub async fn start(
+        balances: BTreeMap<Address, String>,
+        placement: BTreeMap<Address, u16>,
+    ) -> anyhow::Result<Self> {
+        let alone = ONE_AT_A_TIME.lock().await;
+        let dir = tempfile::tempdir()?;
+        let mut plan = Plan::new(balances, placement);
+        for name in Plan::names() {
+            plan.listen.insert(name, free_port()?);
+        }
+        for name in Plan::names() {
+            let config = plan.config(&name, &dir.path().join(&name));
+            let file = dir.path().join(format!("{name}.toml"));
+            std::fs::write(file, toml::to_string(&config)?)?;
+        }
+        let mut running = HashMap::new();
+        for name in Plan::names() {
+            running.insert(name.clone(), launch(&name, dir.path())?);
+        }
+        let api = Api::connect(&plan.url(GATEWAY)).await?;
+        let mut cluster = Self { api, plan, running, dir, _alone: alone };
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    /// Waits until every shard is there and follows the beacon.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let (api, running) = (self.api.clone(), &mut self.running);
+        until("all shards answer", async || {
+            running.values_mut().try_for_each(Process::is_running)?;
+            let Ok(cluster) = api.cluster().await else { return Ok(None) };
+            let all = cluster.shards.len() == usize::from(SHARDS);
+            let here = cluster.shards.iter().all(|shard| shard.reachable && shard.cut > 0);
+            Ok((all && here).then_some(()))
+        })
+        .await
+    }
+
+    pub fn url(&self) -> String {
+        self.plan.url(GATEWAY)
+    }
+
+    pub fn placement(&self) -> Placement {
+        self.plan.chain.placement()
+    }
+
+    pub fn genesis(&self) -> anyhow::Result<Genesis> {
+        Genesis::new(&self.plan.chain)
+    }
+
+    /// Where a process keeps its data.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn is_running(&mut self) -> anyhow::Result<()> {
+        self.running.values_mut().try_for_each(Process::is_running)
+    }
+
+    /// Names of everything that runs.
+    pub fn names(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
+    }
+
+    /// kill -9 of several processes.
+    pub fn kill(&mut self, names: &[String]) -> anyhow::Result<()> {
+        for name in names {
+            self.running.remove(name).with_context(|| format!("no {name} runs"))?.kill()?;
+        }
+        Ok(())
+    }
+
+    /// Starts processes that do not run.
+    pub fn launch(&mut self, names: &[String]) -> anyhow::Result<()> {
+        for name in names {
+            self.running.insert(name.clone(), launch(name, self.dir.path())?);
+        }
+        Ok(())
+    }
+
+    /// Stops everything with SIGTERM; each process has to end with code 0.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        // From the outside in, as an operator would.
+        let order = |name: &str| match name {
+            GATEWAY => 0,
+            BEACON => 3,
+            name if name == role_name(Role::State) => 2,
+            _ => 1,
+        };
+        let mut running: Vec<_> = self.running.drain().collect();
+        running.sort_by_key(|(name, _)| order(name));
+        for (name, mut process) in running {
+            process.terminate()?;
+            let status = process.ended().await?;
+            ensure!(status.code() == Some(0), "{name}: {status} after SIGTERM");
+            ensure!(process.logged().contains("stopping"), "{name} does not say that it stops");
+        }
+        Ok(())
+    }
+}
+
+fn launch(name: &str, dir: &Path) -> anyhow::Result<Process> {
+    let config = dir.join(format!("{name}.toml"));
+    Process::start(name, &config, &dir.join(format!("{name}.log")))
+}

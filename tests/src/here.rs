@@ -1,0 +1,84 @@
+//! A cluster in this process, on a directory and a port of its own.
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::{Address, U256};
+use anyhow::Context as _;
+use atoll::{
+    cluster::{Cluster, all_here},
+    config::{Beacon, Chain, Config},
+};
+use tempfile::TempDir;
+
+use crate::{CHAIN_ID, api::Api};
+
+/// Time of beacon block 0, in milliseconds since 1970: a round number in the past.
+const GENESIS_TIME_MS: u64 = 1_700_000_000_000;
+
+/// What a cluster begins with, besides the ten development accounts.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub shards: u16,
+    /// In wei.
+    pub balances: BTreeMap<Address, U256>,
+    /// Shards of addresses that do not stand where their hash would put them.
+    pub placement: BTreeMap<Address, u16>,
+    pub beacon: Beacon,
+}
+
+impl Shape {
+    pub fn new(shards: u16) -> Self {
+        Self { shards, ..Self::default() }
+    }
+
+    /// What every process of such a cluster is told.
+    pub fn chain(&self) -> Chain {
+        Chain {
+            chain_id: CHAIN_ID,
+            shards: self.shards,
+            genesis_time_ms: GENESIS_TIME_MS,
+            coinbase: Address::repeat_byte(0xc0),
+            development: true,
+            balances: self.balances.iter().map(|(a, wei)| (*a, wei.to_string())).collect(),
+            placement: self.placement.clone(),
+        }
+    }
+}
+
+/// A running cluster.
+pub struct Here {
+    pub cluster: Cluster,
+    pub config: Config,
+    pub api: Api,
+    data: TempDir,
+}
+
+impl Here {
+    pub async fn start(shape: &Shape) -> anyhow::Result<Self> {
+        let data = tempfile::tempdir().context("cannot make a directory for the cluster")?;
+        let listen = "127.0.0.1:0".parse()?;
+        let mut config = all_here(shape.chain(), data.path(), listen);
+        config.beacon = Some(shape.beacon.clone());
+        Self::open(config, data).await
+    }
+
+    async fn open(config: Config, data: TempDir) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(&config).await?;
+        let address = cluster.gateway.context("the cluster has no gateway")?;
+        let api = Api::connect(&format!("http://{address}")).await?;
+        Ok(Self { cluster, config, api, data })
+    }
+
+    /// Stops the cluster and starts it again on what it has left.
+    pub async fn restart(self) -> anyhow::Result<Self> {
+        let Self { cluster, config, data, .. } = self;
+        cluster.stop().await;
+        Self::open(config, data).await
+    }
+
+    /// Stops the cluster. What it has kept is in the directory, which goes when it is dropped.
+    pub async fn stop(self) -> TempDir {
+        self.cluster.stop().await;
+        self.data
+    }
+}

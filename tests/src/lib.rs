@@ -3,11 +3,20 @@
 //! - [`here`]: a cluster in this process;
 //! - [`api`]: a client of the public API, which waits with a deadline;
 //! - [`wallet`]: keys and signed transactions;
-//! - [`contracts`]: the contracts of `contracts/artifacts` and where they come to stand.
+//! - [`contracts`]: the contracts of `contracts/artifacts`;
+//! - [`program`]: random programs of transactions, and who carries them out;
+//! - [`history`], [`order`], [`replay`], [`compare`]: what a cluster has recorded, the serial order
+//!   that follows from it, one machine with plain revm that runs this order, and the two final
+//!   states side by side.
 
 pub mod api;
+pub mod compare;
 pub mod contracts;
 pub mod here;
+pub mod history;
+pub mod order;
+pub mod program;
+pub mod replay;
 pub mod wallet;
 
 use std::time::Duration;

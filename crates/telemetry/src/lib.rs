@@ -42,6 +42,14 @@ impl Stage {
         }))
     }
 
+    /// This stage, and the transaction with its later stages under it.
+    pub fn over(self, tx: Tx) -> (Self, Tx) {
+        match self.context() {
+            Some(context) => (self, tx.with_trace(Some(context))),
+            None => (self, tx),
+        }
+    }
+
     /// The position of this stage, for what happens under it.
     pub fn context(&self) -> Option<TraceContext> {
         let context = self.0.as_ref()?.span_context();

@@ -34,7 +34,6 @@ pub struct ExecutorConfig {
 /// The `executor` service of one shard.
 pub struct ExecutorService {
     shared: Arc<Shared>,
-    session: u64,
 }
 
 impl ExecutorService {
@@ -46,7 +45,7 @@ impl ExecutorService {
         router: RouterClient,
         session: u64,
     ) -> Self {
-        Self { shared: Shared::new(config, mempool, state, router), session }
+        Self { shared: Shared::new(config, mempool, state, router, session) }
     }
 }
 
@@ -55,7 +54,7 @@ impl Service for ExecutorService {
 
     fn started(&mut self, cx: &mut Cx<'_, Self>) {
         cx.spawn(follow(self.shared.clone()), |_, (), _| {});
-        cx.spawn(build_blocks(self.shared.clone(), self.session), |_, (), _| {});
+        cx.spawn(build_blocks(self.shared.clone()), |_, (), _| {});
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use atoll_api::{
     executor::ExecutorError,
     mempool::{End, Report, Take, TxEnd},
     router::Escalate,
-    state::{Append, StateError},
+    state::{Append, StateError, Sync},
 };
 use atoll_evm::{Bytecode, Effects, Executor, Invalid, OnMissing, Outcome, Overlay, StateView};
 use atoll_fabric::{Context, Fault};
@@ -60,12 +60,12 @@ struct Built {
 }
 
 /// Takes, runs, appends, reports; never ends by itself; dropped with the actor.
-pub(crate) async fn build_blocks(shared: Arc<Shared>, session: u64) {
+pub(crate) async fn build_blocks(shared: Arc<Shared>) {
     let mut ground = shared.ground.subscribe();
     // Kept across rounds of the loop: dropping it would lose what the pool has handed out.
     let mut taking = None;
     loop {
-        let take = taking.get_or_insert_with(|| Box::pin(take(shared.clone(), session)));
+        let take = taking.get_or_insert_with(|| Box::pin(take(shared.clone())));
         let taken = tokio::select! {
             taken = take => {
                 taking = None;
@@ -76,6 +76,9 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>, session: u64) {
         let candidates: Vec<Candidate> = {
             let mut debits = shared.debits();
             let count = debits.len().min(shared.config.max_block_txs as usize);
+            if debits.len() > count {
+                shared.debit_came.notify_one();
+            }
             debits.drain(..count).map(|tx| Candidate { tx, credit: true }).collect()
         };
         let taken = taken.into_iter().map(|tx| Candidate { tx, credit: false });
@@ -91,13 +94,16 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>, session: u64) {
                 Err(Again::Moved) => {
                     let moved =
                         |g: &Option<Ground>| g.as_ref().is_some_and(|g| g.tip != standing.tip);
-                    // Whatever moved the shard's chain is told by `follow` within this time; if
-                    // nothing did, the answer to an append was lost and trying again finds out.
-                    let _ = tokio::time::timeout(RETRY, ground.wait_for(moved)).await;
+                    // A cut is told by `follow` within this time; if there was none, the answer to
+                    // an append was lost.
+                    if tokio::time::timeout(RETRY, ground.wait_for(moved)).await.is_err() {
+                        look_again(&shared).await;
+                    }
                 }
                 Err(Again::Later(reason)) => {
                     tracing::warn!(reason, "cannot append a block; trying again");
                     tokio::time::sleep(RETRY).await;
+                    look_again(&shared).await;
                 }
             }
         }
@@ -111,11 +117,23 @@ enum Again {
     Later(String),
 }
 
-async fn take(shared: Arc<Shared>, session: u64) -> Vec<Tx> {
+/// Finds out whether the own block is the head, when it is not known whether it was appended. A newer
+/// cut is left to `follow`, which brings what changed with it.
+async fn look_again(shared: &Arc<Shared>) {
+    let context = Context::none().with_timeout(shared.config.call_timeout);
+    let reply = shared.state.sync.call(context, Sync { after: 0, wait_ms: 0 }).await;
+    if let Ok(reply) = reply
+        && shared.ground.borrow().as_ref().is_some_and(|g| g.tip.cut == reply.tip.cut)
+    {
+        shared.stand_on(reply.tip, None);
+    }
+}
+
+async fn take(shared: Arc<Shared>) -> Vec<Tx> {
     let config = &shared.config;
     loop {
         let ask = Take {
-            session,
+            session: shared.session.load(Ordering::Relaxed),
             max_txs: config.max_block_txs,
             max_gas: config.max_block_gas,
             wait_ms: 5_000,
@@ -126,6 +144,8 @@ async fn take(shared: Arc<Shared>, session: u64) -> Vec<Tx> {
             Ok(reply) => return reply.txs,
             Err(error) => {
                 tracing::warn!(%error, "cannot take transactions; trying again");
+                // What was handed out in an answer that was lost comes free with a new session.
+                shared.session.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(RETRY).await;
             }
         }

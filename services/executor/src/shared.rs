@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::AtomicU64,
+    },
 };
 
 use atoll_api::{
@@ -34,6 +37,8 @@ pub(crate) struct Shared {
     pub mempool: MempoolClient,
     pub state: StateClient,
     pub router: RouterClient,
+    /// Of this executor at the mempool; rises when an answer may have been lost.
+    pub session: AtomicU64,
     cache: RwLock<Cache>,
     codes: CodeCache,
     /// `None` until the state has been heard from.
@@ -51,8 +56,10 @@ impl Shared {
         mempool: MempoolClient,
         state: StateClient,
         router: RouterClient,
+        session: u64,
     ) -> Arc<Self> {
         Arc::new(Self {
+            session: AtomicU64::new(session),
             cache: RwLock::new(Cache::new(config.cached_values)),
             config,
             mempool,

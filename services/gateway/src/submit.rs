@@ -7,6 +7,7 @@ use std::sync::Arc;
 use alloy_primitives::B256;
 use atoll_api::mempool::Submit;
 use atoll_fabric::Context;
+use atoll_telemetry::Stage;
 use atoll_types::{Bytes, MAX_TX_BYTES, Placement, ShardId, TraceContext, Tx, TxError};
 use atoll_wire::v1::{SubmitTransactionsRequest, SubmitTransactionsResponse};
 use futures::{StreamExt, future, stream};
@@ -232,6 +233,9 @@ impl Submitter {
         trace: Option<TraceContext>,
         txs: Vec<Tx>,
     ) -> Vec<Offered> {
+        // Each transaction's stages hang under its submit.
+        let (_stages, txs): (Vec<Stage>, Vec<Tx>) =
+            txs.into_iter().map(|tx| Stage::enter("submit", shard, &tx).over(tx)).unzip();
         let named: Vec<(B256, _)> = txs.iter().map(|tx| (*tx.hash(), tx.sender())).collect();
         let context = Context { trace, deadline: None };
         let context = context.with_timeout(self.limits.offer_timeout);

@@ -65,6 +65,7 @@ pub struct LoadArgs {
     /// Most transactions sent and not finished at any time [default: 64 an account but at most
     /// 4096 with `--rate max`; else 200000]
     #[arg(long)]
+    #[serde(skip)]
     pub window: Option<u32>,
 
     /// Most signed transactions held before they are sent (about 0.5 kB each). If the run needs
@@ -78,6 +79,7 @@ pub struct LoadArgs {
 
     /// The accounts and the order of everything follow from it [default: a new one]
     #[arg(long)]
+    #[serde(skip)]
     pub seed: Option<u64>,
 
     /// Its first ten accounts pay for everything

@@ -11,6 +11,7 @@ use atoll_api::mempool::{
 };
 use atoll_api::state::{Read, StateError, Sync, SyncReply};
 use atoll_fabric::{Context, Cx, Fault, Handle, Link, Malformed, Reply, Service};
+use atoll_telemetry::Stage;
 use atoll_types::{Basic, StateKey, Tx};
 use tokio::sync::oneshot;
 
@@ -95,7 +96,9 @@ impl MempoolService {
 
     fn admit(&mut self, mut batch: Batch) {
         let now_ms = self.now_ms();
+        let shard = self.pool.config.shard;
         for (place, tx) in batch.txs {
+            let _stage = Stage::enter("admit", shard, &tx);
             batch.answer.refused[place] = self.pool.admit(tx, now_ms).err();
         }
         batch.reply.ok(batch.answer);

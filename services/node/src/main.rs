@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use atoll::{
+    cli::target,
     cluster::Cluster,
     config::Config,
     telemetry::Telemetry,
@@ -27,6 +28,8 @@ enum Command {
     Node(NodeArgs),
     /// Put load on a running cluster and measure it
     Load(Box<atoll_load::LoadArgs>),
+    #[command(flatten)]
+    Client(Box<atoll::cli::Command>),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -64,6 +67,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(args) => up(args).await,
         Command::Node(args) => node(args).await,
         Command::Load(args) => load(*args).await,
+        Command::Client(command) => command.run().await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "atoll", &mut std::io::stdout());
@@ -76,11 +80,27 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     let _telemetry = Telemetry::install("warn")?;
     let config = args.config()?;
     let cluster = Cluster::start(&config).await?;
+    announce(&cluster, &config)?;
     println!("{}", banner(&cluster, &config)?);
     asked_to_stop().await?;
     eprintln!("stopping");
+    target::remove();
     cluster.stop().await;
     Ok(())
+}
+
+/// Lets the other commands find the cluster.
+fn announce(cluster: &Cluster, config: &Config) -> anyhow::Result<()> {
+    let mut address = cluster.gateway.context("the public API does not stand here")?;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    target::write(&target::ClusterFile {
+        grpc: format!("http://{address}"),
+        chain_id: config.chain.chain_id,
+        pid: std::process::id(),
+        more: Default::default(),
+    })
 }
 
 async fn node(args: NodeArgs) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cli::target::is_own_file,
     cluster::{Cluster, all_here},
     config::{Chain, Config},
     genesis::{DEVELOPMENT_MNEMONIC, development_keys},
@@ -88,7 +89,11 @@ impl UpArgs {
     fn begin(&self, file: &Path) -> anyhow::Result<Chain> {
         std::fs::create_dir_all(&self.data)
             .with_context(|| format!("cannot make {}", self.data.display()))?;
-        if std::fs::read_dir(&self.data)?.next().is_some() {
+        // What the other commands keep may lie in the same place.
+        let foreign = |entry: &std::io::Result<std::fs::DirEntry>| {
+            entry.as_ref().is_ok_and(|entry| !is_own_file(&entry.file_name().to_string_lossy()))
+        };
+        if std::fs::read_dir(&self.data)?.any(|entry| foreign(&entry)) {
             bail!(
                 "{} is not empty and has no {CHAIN_FILE}; give another --data directory",
                 self.data.display()

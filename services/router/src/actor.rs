@@ -158,25 +158,40 @@ async fn take_in(shared: Arc<Shared>, deliver: Deliver) -> Result<DeliverReply, 
         let complete = lock(&shared.assembly).lease(lease);
         assemble::start(&shared, complete);
     }
-    let mut reply = DeliverReply::default();
-    if !txs.is_empty() {
-        let shared_reply = shared.state.share.call(shared.context(), Share { txs }).await;
-        reply.shared_refused = shared_reply.map_err(state)?.refused;
-    }
-    if !parts.is_empty() {
-        let accepted =
-            shared.state.accept_parts.call(shared.context(), AcceptParts { parts }).await;
-        reply.parts_refused = accepted.map_err(state)?.refused;
-    }
-    if !credits.is_empty() {
-        let receive = ReceiveCredits { from, credits };
-        let received = shared.state.receive_credits.call(shared.context(), receive).await;
-        reply.credits_received = received.map_err(state)?.received;
-    }
-    for settlement in settlements.into_iter().filter(|s| s.by == from && s.from == shared.shard()) {
-        let settle = Settle { settlement };
-        shared.state.settle.call(shared.context(), settle).await.map_err(state)?;
-    }
+    let hold = async {
+        if txs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reply = shared.state.share.call(shared.context(), Share { txs }).await;
+        reply.map(|reply| reply.refused)
+    };
+    let accept = async {
+        if parts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reply = shared.state.accept_parts.call(shared.context(), AcceptParts { parts }).await;
+        reply.map(|reply| reply.refused)
+    };
+    // A settlement speaks of credits that may come with it, so it is taken in after them.
+    let value = async {
+        let mut received = 0;
+        if !credits.is_empty() {
+            let receive = ReceiveCredits { from, credits };
+            received = shared.state.receive_credits.call(shared.context(), receive).await?.received;
+        }
+        let told = settlements.into_iter().filter(|s| s.by == from && s.from == shared.shard());
+        for settlement in told {
+            shared.state.settle.call(shared.context(), Settle { settlement }).await?;
+        }
+        Ok(received)
+    };
+    // Side by side, so that one sync of the log covers them all.
+    let (held, accepted, received) = tokio::join!(hold, accept, value);
+    let reply = DeliverReply {
+        shared_refused: held.map_err(state)?,
+        parts_refused: accepted.map_err(state)?,
+        credits_received: received.map_err(state)?,
+    };
     let refused = reply.shared_refused.iter().chain(&reply.parts_refused).flatten().count();
     Counts::add(&shared.counts.refused, refused);
     Ok(reply)

@@ -13,10 +13,12 @@ use atoll_api::state::{
     ShareReply, StateError, StoreResult, StoreResultReply, Tip, Withdraw,
 };
 use atoll_commit::{Owner, OwnerConfig, OwnerError};
+use atoll_invariants::{Violation, conservation, nonce_order};
 use atoll_store::{Index, Log, Replay, StoreError};
+use atoll_telemetry::Stage;
 use atoll_types::{
-    Address, B256, BeaconBlock, Bytes, GroupId, PartMessage, Refusal, Settlement, SharedTx,
-    StateKey, StateValue, U256, decode, digest, encode,
+    Address, B256, BeaconBlock, Bytes, GroupId, LocalBlock, PartMessage, Refusal, Settlement,
+    SharedTx, StateKey, StateValue, U256, Verdict, decode, digest, encode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -208,9 +210,32 @@ impl Core {
 
     pub(crate) fn append(&mut self, append: Append) -> Result<Done<Tip>, StateError> {
         self.owner.check_block(&append.block).map_err(refused)?;
+        self.check_invariants(&append.block)?;
         let record = Record::Block(append.block);
         self.apply(&record).map_err(storage)?;
         Ok((self.tip(), Some(record)))
+    }
+
+    /// A block that creates or loses value, or repeats a nonce, is refused whoever made it.
+    fn check_invariants(&mut self, block: &LocalBlock) -> Result<(), StateError> {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (key, value) in &block.writes {
+            if matches!(key, StateKey::Basic(_)) {
+                before.push(self.values.get(key).map_err(storage)?.basic().balance);
+                after.push(value.basic().balance);
+            }
+        }
+        let left = block.credits.iter().map(|credit| credit.amount);
+        conservation(before, after, left.chain([block.fees, block.burned])).map_err(violated)?;
+        let mut nonces: HashMap<Address, Vec<u64>> = HashMap::new();
+        for local in &block.txs {
+            nonces.entry(local.tx.sender()).or_default().push(local.tx.nonce());
+        }
+        for (sender, nonces) in nonces {
+            let account = self.values.get(&StateKey::Basic(sender)).map_err(storage)?.basic();
+            nonce_order(sender, account.nonce, nonces).map_err(violated)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn cut(&mut self, cut: Cut) -> Result<Done<CutReply>, StateError> {
@@ -218,10 +243,28 @@ impl Core {
             return Ok((self.open_work(), None));
         }
         self.owner.check_cut(&cut.block).map_err(refused)?;
+        let committed = cut.block.decisions.iter().filter_map(|decision| match decision.verdict {
+            Verdict::Commit(_) => Some(decision.group),
+            Verdict::Abort => None,
+        });
+        let _applied = self.group_stages("apply", committed);
         let record = Record::Cut(cut.block);
         let (returned, opened) = self.apply(&record).map_err(storage)?;
+        drop(self.group_stages("lease", opened.iter().map(|plan| plan.id)));
         let reply = self.cut_reply(returned, opened);
         Ok((reply, Some(record)))
+    }
+
+    /// A stage for each sampled transaction of open groups.
+    fn group_stages(
+        &self,
+        name: &'static str,
+        groups: impl Iterator<Item = GroupId>,
+    ) -> Vec<Stage> {
+        let plans = groups.filter_map(|group| self.owner.plan(group));
+        let txs = plans.flat_map(|plan| self.owner.bodies(plan));
+        let sampled = txs.filter(|shared| shared.tx.trace().is_some());
+        sampled.map(|shared| Stage::enter(name, self.owner.shard(), &shared.tx)).collect()
     }
 
     pub(crate) fn share(&mut self, share: Share) -> Result<Done<ShareReply>, StateError> {
@@ -363,6 +406,11 @@ fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
 
 fn storage(error: StoreError) -> StateError {
     StateError::Storage { reason: error.to_string() }
+}
+
+fn violated(violation: Violation) -> StateError {
+    tracing::error!(%violation, "block refused");
+    StateError::Refused(Refusal::Malformed { what: violation.to_string() })
 }
 
 fn refused(error: OwnerError) -> StateError {

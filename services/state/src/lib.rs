@@ -11,3 +11,4 @@ mod values;
 
 pub use self::actor::StateService;
 pub use self::core::{Core, CoreConfig, GenesisAccount, OpenError};
+pub use self::record::Record;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// One input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Record {
+pub enum Record {
     /// The first record: what the chain began with.
     Genesis {
         digest: B256,

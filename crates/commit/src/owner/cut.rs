@@ -238,7 +238,7 @@ impl Owner {
         if !plan.owners.contains(&here) {
             return;
         }
-        let txs = self.bodies(plan);
+        let txs: Vec<SharedTx> = self.bodies(plan).cloned().collect();
         let mine = |key: &&StateKey| self.config.placement.owner_of(key) == here;
         let reads = txs.iter().flat_map(|tx| tx.keys.reads.iter().filter(mine));
         let writes = txs.iter().flat_map(|tx| tx.keys.writes.iter().filter(mine));
@@ -250,7 +250,10 @@ impl Owner {
         let mut values: Vec<_> = keys.all().map(|key| (*key, cells.read(key))).collect();
         values.sort_unstable_by_key(|(key, _)| *key);
         for tx in &plan.txs {
-            if let Some(shared) = self.shared.get_mut(&tx.hash) {
+            // A shard that is behind may hold the next attempt already: the group was aborted
+            // since, and what it does here until that cut has no effect.
+            let held = self.shared.get_mut(&tx.hash);
+            if let Some(shared) = held.filter(|held| held.tx.attempt == tx.attempt) {
                 shared.phase = Phase::Planned(plan.id);
             }
         }

@@ -274,6 +274,11 @@ impl Owner {
         self.shared.get(tx).is_some_and(own) || self.paying.contains_key(tx)
     }
 
+    /// An open group as it was planned.
+    pub fn plan(&self, group: GroupId) -> Option<&PlannedGroup> {
+        self.groups.get(&group).map(|group| &group.plan)
+    }
+
     /// The lease of an open group.
     pub fn lease(&self, group: GroupId) -> Option<&Lease> {
         self.groups.get(&group).map(|group| &group.lease)
@@ -297,12 +302,15 @@ impl Owner {
 
     /// The transactions of a group that concern this shard, in the group's order. It holds each:
     /// the beacon orders nothing that its owners do not hold.
-    pub fn bodies(&self, group: &PlannedGroup) -> Vec<SharedTx> {
-        let body = |tx: &atoll_types::TxRef| {
-            let shared = self.shared.get(&tx.hash)?;
-            (shared.tx.attempt == tx.attempt).then(|| shared.tx.clone())
+    pub fn bodies<'a>(
+        &'a self,
+        group: &'a PlannedGroup,
+    ) -> impl Iterator<Item = &'a SharedTx> + use<'a> {
+        let held = |tx: &atoll_types::TxRef| {
+            let shared = &self.shared.get(&tx.hash)?.tx;
+            (shared.attempt == tx.attempt).then_some(shared)
         };
-        group.txs.iter().filter_map(body).collect()
+        group.txs.iter().filter_map(held)
     }
 
     /// What the beacon has to know, as of all inputs so far.

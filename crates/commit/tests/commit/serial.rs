@@ -24,6 +24,8 @@ struct Serial<'a> {
     results: HashMap<GroupId, &'a [Part]>,
     commits: HashMap<GroupId, u64>,
     open: BTreeMap<GroupId, HashSet<StateKey>>,
+    /// What the owners together fenced for each group.
+    fences: HashMap<GroupId, HashSet<StateKey>>,
     undelivered: Vec<Credit>,
     /// Fees owed to the coinbase by its own shard.
     own_fees: U256,
@@ -38,6 +40,10 @@ pub fn check(
     keys: &HashMap<(u64, TxRef), KeySet>,
 ) -> Seen {
     let mut bodies = HashMap::new();
+    let mut fences: HashMap<GroupId, HashSet<StateKey>> = HashMap::new();
+    for (group, keys) in shards.iter().flat_map(|shard| &shard.fences) {
+        fences.entry(*group).or_default().extend(keys);
+    }
     let mut results = HashMap::new();
     let mut blocks: Vec<Vec<&LocalBlock>> = vec![Vec::new(); chain.len() + 1];
     for shard in shards {
@@ -68,6 +74,7 @@ pub fn check(
         results,
         commits,
         open: BTreeMap::new(),
+        fences,
         undelivered: Vec::new(),
         own_fees: U256::ZERO,
         seen: Seen::default(),
@@ -179,7 +186,15 @@ impl Serial<'_> {
     fn group(&mut self, plan: &PlannedGroup) {
         let keys = |tx: &TxRef| &self.keys[&(plan.id.round, *tx)];
         let writes = plan.txs.iter().flat_map(|tx| keys(tx).writes.iter().copied());
-        let fence: HashSet<StateKey> = writes.collect();
+        let mut fence: HashSet<StateKey> = writes.collect();
+        let fenced: HashSet<StateKey> = self.fences.remove(&plan.id).unwrap_or_default();
+        if self.commits.contains_key(&plan.id) {
+            assert_eq!(fenced, fence, "what commits was fenced by every owner");
+        } else {
+            // A shard that was behind may have opened less of a group that is aborted.
+            assert!(fenced.is_subset(&fence));
+            fence = fenced;
+        }
         for (other, theirs) in &self.open {
             assert!(theirs.is_disjoint(&fence), "{} and {other} may write one key", plan.id);
         }

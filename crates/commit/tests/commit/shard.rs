@@ -158,6 +158,8 @@ pub struct Shard {
     pub outbox: Vec<(ShardId, Message)>,
     pub refused: BTreeMap<&'static str, u64>,
     pub stuck_credits: u64,
+    /// What each group may write here.
+    pub fences: HashMap<GroupId, BTreeSet<StateKey>>,
 }
 
 impl Shard {
@@ -177,6 +179,7 @@ impl Shard {
             outbox: Vec::new(),
             refused: BTreeMap::new(),
             stuck_credits: 0,
+            fences: HashMap::new(),
         }
     }
 
@@ -315,7 +318,7 @@ impl Shard {
         }
         let sent = leases.values().flat_map(|lease| lease.bodies.iter().cloned());
         let bodies: HashMap<TxRef, SharedTx> =
-            owner.bodies(plan).into_iter().chain(sent).map(|tx| (tx.reference(), tx)).collect();
+            owner.bodies(plan).cloned().chain(sent).map(|tx| (tx.reference(), tx)).collect();
         let Some(txs) =
             plan.txs.iter().map(|tx| bodies.get(tx).cloned()).collect::<Option<Vec<_>>>()
         else {
@@ -355,6 +358,10 @@ impl Shard {
         }
         self.leases.retain(|id, _| id.round + 100 > block.number());
         for plan in &effects.opened {
+            let fenced: BTreeSet<StateKey> = effects.fenced.iter().copied().collect();
+            let lease = self.ledger.owner.lease(plan.id).unwrap();
+            let keys = lease.values.iter().map(|(key, _)| *key);
+            self.fences.insert(plan.id, keys.filter(|key| fenced.contains(key)).collect());
             self.send_lease(plan.id, plan.executor);
         }
         self.tell_settled();

@@ -145,7 +145,12 @@ impl World {
         }
         let head = self.planner.head().number();
         for shard in &self.shards {
-            println!("{} (jobs {}, pool {:?})\n", shard.ledger.face(), shard.jobs.len(), shard.pool);
+            println!(
+                "{} (jobs {}, pool {:?})\n",
+                shard.ledger.face(),
+                shard.jobs.len(),
+                shard.pool
+            );
         }
         panic!("traffic does not end by round {head}");
     }

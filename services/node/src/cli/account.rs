@@ -6,18 +6,19 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::parse::{self, typed};
 use super::show::{Align, Report, Rows};
-use super::{amount, key, parse, show, target::Target};
+use super::{amount, key, show, target::Target};
 
 /// What `atoll account` can be told.
 #[derive(Args, Clone, Debug)]
 pub struct AccountArgs {
     /// The account [default: the ten development accounts]
-    #[arg(value_parser = parse::address)]
+    #[arg(value_parser = typed(parse::address))]
     pub address: Option<Address>,
 
     /// Show this storage slot too, decimal or 0x…
-    #[arg(long, requires = "address", value_parser = parse::number)]
+    #[arg(long, requires = "address", value_parser = typed(parse::number))]
     pub slot: Option<U256>,
 
     /// Read no state older than this cut [default: the newest that a command has seen]

@@ -9,14 +9,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{self, Client};
+use super::parse::{self, typed};
 use super::show::{Report, Rows};
-use super::{abi, amount, key, parse, receipt, show, target::Target};
+use super::{abi, amount, key, receipt, show, target::Target};
 
 /// What `atoll call` can be told.
 #[derive(Args, Clone, Debug)]
 pub struct CallArgs {
     /// The contract
-    #[arg(long, value_name = "ADDRESS", value_parser = parse::address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = typed(parse::address))]
     pub to: Address,
 
     /// The function and what it returns, such as "balanceOf(address)(uint256)"
@@ -28,7 +29,7 @@ pub struct CallArgs {
     pub args: Vec<String>,
 
     /// Call data in hex, in place of a function
-    #[arg(long, value_name = "0x…", conflicts_with = "signature", value_parser = parse::bytes)]
+    #[arg(long, value_name = "0x…", conflicts_with = "signature", value_parser = typed(parse::bytes))]
     pub data: Option<Bytes>,
 
     /// Who calls: an address or the number of a development account [default: the zero address]
@@ -36,7 +37,7 @@ pub struct CallArgs {
     pub from: Option<String>,
 
     /// Ether to send along, such as 1.5ether
-    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = amount::wei)]
+    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = typed(amount::wei))]
     pub value: U256,
 
     /// Gas limit [default: the most that the gateway allows]

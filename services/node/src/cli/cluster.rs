@@ -7,14 +7,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::parse::{self, typed};
 use super::show::{Align, Report, Rows};
-use super::{amount, parse, show, target::Target};
+use super::{amount, show, target::Target};
 
 /// What `atoll cluster` can be told.
 #[derive(Args, Clone, Debug)]
 pub struct ClusterArgs {
     /// Show which shards own these addresses
-    #[arg(long, num_args = 1.., value_name = "ADDRESS", value_parser = parse::address)]
+    #[arg(long, num_args = 1.., value_name = "ADDRESS", value_parser = typed(parse::address))]
     pub placement: Vec<Address>,
 
     /// Print one JSON object

@@ -26,7 +26,7 @@ use clap::Subcommand;
 
 pub use target::Target;
 
-/// A command that uses a running cluster.
+// A command that uses a running cluster. No doc comment: clap would show it as what `atoll` is.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Signs and sends a transaction, and follows it until it is final

@@ -3,6 +3,13 @@
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use anyhow::{Context, bail, ensure};
 
+/// A parser for clap that says everything that is wrong, not the first sentence only.
+pub fn typed<T>(
+    read: fn(&str) -> anyhow::Result<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync {
+    move |text| read(text).map_err(|error| format!("{error:#}"))
+}
+
 /// An address with `0x`. In mixed case its checksum (EIP-55) must be right.
 pub fn address(text: &str) -> anyhow::Result<Address> {
     let bytes = exactly(text, 20)
@@ -46,7 +53,7 @@ pub fn number(text: &str) -> anyhow::Result<U256> {
 
 fn exactly(text: &str, length: usize) -> anyhow::Result<Bytes> {
     let bytes = bytes(text)?;
-    ensure!(bytes.len() == length, "it has {} bytes", bytes.len());
+    ensure!(bytes.len() == length, "it is {} bytes long, not {length}", bytes.len());
     Ok(bytes)
 }
 

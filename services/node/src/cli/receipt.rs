@@ -11,8 +11,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::client::{Client, has_come};
+use super::parse::{self, typed};
 use super::show::{Report, Rows};
-use super::{abi, amount, parse, show, target::Target};
+use super::{abi, amount, show, target::Target};
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,7 +40,7 @@ impl Wait {
 #[derive(Args, Clone, Debug)]
 pub struct ReceiptArgs {
     /// Hash of the transaction
-    #[arg(value_parser = parse::hash)]
+    #[arg(value_parser = typed(parse::hash))]
     pub hash: B256,
 
     /// What to wait for

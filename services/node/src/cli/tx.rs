@@ -13,15 +13,16 @@ use clap::{Args, Subcommand};
 
 use super::client::{self, Client, has_come};
 use super::estimate::{self, Trial};
+use super::parse::{self, typed};
 use super::receipt::{ReceiptReport, Wait};
-use super::{abi, amount, artefact, key, parse, show, target::Target};
+use super::{abi, amount, artefact, key, show, target::Target};
 
 /// What whoever orders transactions gets for a unit of gas if nothing else is said, in wei.
 const PRIORITY_FEE: u128 = 1_000_000_000;
 /// Waiting longer than this is said.
 const QUIET_TIME: Duration = Duration::from_secs(2);
 
-/// What to send.
+// What to send. No doc comment: clap would show it as what `atoll tx` is.
 #[derive(Clone, Debug, Subcommand)]
 pub enum TxCommand {
     /// Pays, or sends data to a contract
@@ -38,11 +39,11 @@ pub enum TxCommand {
 #[derive(Args, Clone, Debug)]
 pub struct SendArgs {
     /// Who is paid
-    #[arg(long, value_name = "ADDRESS", value_parser = parse::address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = typed(parse::address))]
     pub to: Address,
 
     /// Data to send along, in hex
-    #[arg(long, value_name = "0x…", value_parser = parse::bytes)]
+    #[arg(long, value_name = "0x…", value_parser = typed(parse::bytes))]
     pub data: Option<Bytes>,
 
     #[command(flatten)]
@@ -76,7 +77,7 @@ pub struct DeployArgs {
 #[derive(Args, Clone, Debug)]
 pub struct CallFnArgs {
     /// The contract
-    #[arg(long, value_name = "ADDRESS", value_parser = parse::address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = typed(parse::address))]
     pub to: Address,
 
     /// The function, such as "hop(uint256,bool)"
@@ -96,7 +97,7 @@ pub struct CallFnArgs {
 #[derive(Args, Clone, Debug)]
 pub struct RawArgs {
     /// The signed transaction in hex (EIP-2718)
-    #[arg(value_name = "0x…", value_parser = parse::bytes)]
+    #[arg(value_name = "0x…", value_parser = typed(parse::bytes))]
     pub transaction: Bytes,
 
     #[command(flatten)]
@@ -107,7 +108,7 @@ pub struct RawArgs {
 #[derive(Args, Clone, Debug)]
 pub struct SigningArgs {
     /// Ether to send along, such as 1.5ether, 30gwei or 7wei
-    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = amount::wei)]
+    #[arg(long, value_name = "AMOUNT", default_value = "0", value_parser = typed(amount::wei))]
     pub value: U256,
 
     /// Development account that signs [default: 0, unless there is a key]
@@ -128,11 +129,11 @@ pub struct SigningArgs {
     pub gas: Option<u64>,
 
     /// The most for a unit of gas, such as 30gwei [default: twice the base fee, and the priority fee]
-    #[arg(long, value_name = "AMOUNT", value_parser = amount::gas_price)]
+    #[arg(long, value_name = "AMOUNT", value_parser = typed(amount::gas_price))]
     pub max_fee: Option<u128>,
 
     /// What is paid above the base fee for a unit of gas [default: 1gwei, at most the max fee]
-    #[arg(long, value_name = "AMOUNT", value_parser = amount::gas_price)]
+    #[arg(long, value_name = "AMOUNT", value_parser = typed(amount::gas_price))]
     pub priority_fee: Option<u128>,
 }
 

@@ -313,9 +313,14 @@ impl Processes {
         self.running.values_mut().try_for_each(Process::is_running)
     }
 
-    /// Names of everything that runs.
-    pub fn names(&self) -> Vec<String> {
-        self.running.keys().cloned().collect()
+    /// The names of all processes.
+    pub fn all() -> Vec<String> {
+        Plan::names()
+    }
+
+    /// Starts everything again.
+    pub fn launch_all(&mut self) -> anyhow::Result<()> {
+        self.launch(&Self::all())
     }
 
     /// kill -9 of several processes.

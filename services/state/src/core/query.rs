@@ -55,7 +55,11 @@ impl Core {
 
     fn group_to_run(&self, plan: &PlannedGroup) -> Option<GroupToRun> {
         let (group, env) = self.owner.run(plan.id)?;
-        Some(GroupToRun { txs: self.owner.bodies(group), group: group.clone(), env })
+        Some(GroupToRun {
+            txs: self.owner.bodies(group).cloned().collect(),
+            group: group.clone(),
+            env,
+        })
     }
 
     /// What is open, whenever it was opened.

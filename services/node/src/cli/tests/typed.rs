@@ -81,6 +81,20 @@ fn what_is_refused() {
 }
 
 #[test]
+fn a_refusal_says_why() {
+    let cases = [
+        ("atoll tx send --to ADDR --value 1.5", "it is not a whole number of wei"),
+        ("atoll tx send --to 0x12", "it is 1 bytes long, not 20"),
+        ("atoll account 0xf39fd6e51aad88F6F4ce6aB8827279cffFb92266", "checksum"),
+        ("atoll tx raw 02f8", "begins with 0x"),
+    ];
+    for (line, expected) in cases {
+        let error = read(line).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn defaults() {
     let Command::Tx { command: tx::TxCommand::Send(args), target } =
         read("atoll tx send --to ADDR --target h:1").unwrap()

@@ -1,0 +1,260 @@
+//! What a client sees: acknowledged receipts, and whether the books balance.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use atoll_tests::{
+    PATIENCE,
+    api::{Api, word},
+    wallet::Signed,
+};
+use atoll_types::{Address, B256, U256};
+use atoll_wire::v1::{
+    GetBlockRequest, GetReceiptRequest, SubmitTransactionRequest, TransactionFinality,
+    TransactionKind, TransactionReceipt, WatchReceiptsRequest, get_receipt_request::Wait,
+};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tonic::Code;
+
+use crate::processes::{Processes, until};
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A receipt without what may change once it has been told: that it becomes final.
+fn content(receipt: &TransactionReceipt) -> TransactionReceipt {
+    let finality = TransactionFinality::Unspecified.into();
+    TransactionReceipt { finality, ..receipt.clone() }
+}
+
+fn hash_of(receipt: &TransactionReceipt) -> B256 {
+    B256::from_slice(&receipt.hash)
+}
+
+#[derive(Default)]
+struct Seen {
+    receipts: HashMap<B256, TransactionReceipt>,
+    /// Receipts that were told twice, with another content.
+    contradictions: Vec<String>,
+    /// Events that the gateway says it missed.
+    lost: u64,
+}
+
+/// Everything that clients are told is executed or final, from when it is made.
+pub struct Acks {
+    seen: Arc<Mutex<Seen>>,
+    count: watch::Receiver<usize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Acks {
+    /// Watches all receipts; when the stream ends it is opened again.
+    pub async fn watch(api: &Api) -> anyhow::Result<Self> {
+        let mut client = api.client.clone();
+        let mut stream = client.watch_receipts(WatchReceiptsRequest::default()).await?.into_inner();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (told, count) = watch::channel(0);
+        let sees = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                while let Ok(Some(response)) = stream.message().await {
+                    let mut seen = lock(&sees);
+                    seen.lost = seen.lost.saturating_add(response.lost);
+                    response.receipts.iter().for_each(|receipt| seen.take(receipt));
+                    told.send_replace(seen.receipts.len());
+                }
+                stream = loop {
+                    match client.watch_receipts(WatchReceiptsRequest::default()).await {
+                        Ok(stream) => break stream.into_inner(),
+                        Err(_) => tokio::time::sleep(PAUSE).await,
+                    }
+                };
+            }
+        });
+        Ok(Self { seen, count, task })
+    }
+
+    /// Waits until so many transactions have been acknowledged.
+    pub async fn reach(&self, count: usize) -> anyhow::Result<()> {
+        let mut told = self.count.clone();
+        let reached = told.wait_for(|told| *told >= count);
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        reached.with_context(|| format!("{count} acknowledgements do not come"))??;
+        Ok(())
+    }
+
+    pub fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Events that the gateway says it missed.
+    pub fn lost(&self) -> u64 {
+        lock(&self.seen).lost
+    }
+
+    /// What has been acknowledged so far.
+    pub fn all(&self) -> Vec<TransactionReceipt> {
+        lock(&self.seen).receipts.values().cloned().collect()
+    }
+
+    /// `durable-ack` and `exactly-once`: nobody was told two things, and what was told holds.
+    pub async fn hold(&self, api: &Api) -> anyhow::Result<()> {
+        let contradictions = lock(&self.seen).contradictions.clone();
+        ensure!(contradictions.is_empty(), "receipts changed: {contradictions:?}");
+        let told = self.all();
+        let hashes: Vec<_> = told.iter().map(hash_of).collect();
+        for (told, found) in told.iter().zip(api.ends_of(&hashes).await?) {
+            ensure!(found.finality() == TransactionFinality::Final, "{told:?} became {found:?}");
+            ensure!(content(told) == content(&found), "{told:?} became {found:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn take(&mut self, receipt: &TransactionReceipt) {
+        // "It is final now", without content.
+        if receipt.kind() == TransactionKind::Unspecified {
+            return;
+        }
+        let told = self.receipts.entry(hash_of(receipt)).or_insert_with(|| receipt.clone());
+        if content(told) != content(receipt) {
+            self.contradictions.push(format!("{told:?}, then {receipt:?}"));
+        }
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Offers a transaction once. True if its shard has it, or has carried it out.
+pub async fn offer(api: &Api, tx: &Signed) -> anyhow::Result<bool> {
+    let request = SubmitTransactionRequest { transaction: tx.raw.0.clone() };
+    let Err(status) = api.client.clone().submit_transaction(request).await else {
+        return Ok(true);
+    };
+    let outcome = status.metadata().get("atoll-outcome").and_then(|name| name.to_str().ok());
+    match (status.code(), outcome) {
+        (Code::AlreadyExists, _) | (_, Some("NONCE_TOO_LOW" | "UNDER_WAY")) => Ok(true),
+        (Code::ResourceExhausted | Code::Unavailable | Code::Unknown, _) => Ok(false),
+        _ => Err(status).with_context(|| format!("{} is not taken", tx.hash)),
+    }
+}
+
+/// Offers a transaction, again and again, until it is final: whatever ends meanwhile.
+pub async fn bring_about(api: &Api, tx: &Signed) -> anyhow::Result<TransactionReceipt> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        if !offer(api, tx).await? {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        let hash = bytes::Bytes::copy_from_slice(tx.hash.as_slice());
+        let request = GetReceiptRequest { hash, wait: Wait::Final.into(), timeout_ms: 3_000 };
+        match api.client.clone().get_receipt(request).await {
+            Ok(reply) => {
+                let receipt = reply.into_inner().receipt.context("a reply without receipt")?;
+                last = format!("{receipt:?}");
+                match receipt.finality() {
+                    TransactionFinality::Final => return Ok(receipt),
+                    TransactionFinality::Dropped => break,
+                    _ => {}
+                }
+            }
+            Err(status) => {
+                last = status.to_string();
+                let passes = [Code::Unavailable, Code::ResourceExhausted, Code::NotFound];
+                let passes = passes.contains(&status.code()) || status.code() == Code::Unknown;
+                ensure!(passes, "cannot ask for the receipt of {}: {status}", tx.hash);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    anyhow::bail!("{} is not final; known last: {last}", tx.hash)
+}
+
+/// Everyone whom receipts name.
+fn named(receipts: &[TransactionReceipt]) -> BTreeSet<Address> {
+    let of = |receipt: &TransactionReceipt| {
+        let fields = [&receipt.sender, &receipt.to, &receipt.contract_address];
+        fields.map(|field| Address::try_from(&field[..]).ok())
+    };
+    receipts.iter().flat_map(of).flatten().collect()
+}
+
+/// `conservation`, from what the public API tells: once nothing is under way, all balances and the
+/// base fees burned make up what there was at genesis. Returns what was burned.
+///
+/// `receipts` are those of all transactions so far. That none is missing is checked first: every
+/// sender's nonce is the number of its receipts.
+pub async fn balance_the_books(
+    cluster: &Processes,
+    receipts: &[TransactionReceipt],
+) -> anyhow::Result<U256> {
+    let api = &cluster.api;
+    let mut sent: BTreeMap<Address, u64> = BTreeMap::new();
+    for receipt in receipts {
+        *sent.entry(Address::try_from(&receipt.sender[..])?).or_default() += 1;
+    }
+    for (sender, sent) in &sent {
+        let nonce = api.account(*sender, 0).await?.nonce;
+        ensure!(nonce == *sent, "{sender} has nonce {nonce} and {sent} receipts");
+    }
+    let genesis = cluster.genesis()?;
+    let burned = burned(api, receipts, genesis.block.env.base_fee).await?;
+    let mut accounts = named(receipts);
+    accounts.extend(genesis.accounts.iter().map(|account| account.address));
+    accounts.insert(cluster.plan.chain.coinbase);
+    until("nothing is under way", async || {
+        let now = api.cluster().await?;
+        Ok((now.groups_open == 0 && now.intents_waiting == 0).then_some(()))
+    })
+    .await?;
+    // Priority fees reach the coinbase some cuts later.
+    let supply = genesis.supply();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut sum = burned;
+        for account in &accounts {
+            sum += api.account(*account, 0).await?.balance;
+        }
+        if sum == supply {
+            return Ok(burned);
+        }
+        ensure!(sum < supply, "{} wei were created", sum - supply);
+        ensure!(Instant::now() < deadline, "{} wei of {supply} are missing", supply - sum);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn burned(
+    api: &Api,
+    receipts: &[TransactionReceipt],
+    genesis_fee: u64,
+) -> anyhow::Result<U256> {
+    let mut base_fees = BTreeMap::from([(0, genesis_fee)]);
+    let mut burned = U256::ZERO;
+    for receipt in receipts {
+        if !base_fees.contains_key(&receipt.round) {
+            let request = GetBlockRequest { number: Some(receipt.round) };
+            let block = api.client.clone().get_block(request).await?.into_inner().block;
+            base_fees.insert(receipt.round, block.context("a reply without block")?.base_fee);
+        }
+        let base_fee = U256::from(base_fees[&receipt.round]);
+        let price = word(&receipt.effective_gas_price);
+        ensure!(price >= base_fee, "{receipt:?} paid less than the base fee {base_fee}");
+        burned += base_fee * U256::from(receipt.gas_used);
+    }
+    Ok(burned)
+}

@@ -7,8 +7,9 @@ use anyhow::{Context as _, bail};
 use atoll_types::Executed;
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetClusterRequest, GetClusterResponse,
-    GetReceiptRequest, GetStorageRequest, SubmitTransactionRequest, TransactionFinality,
-    TransactionReceipt, get_receipt_request::Wait, ledger_service_client::LedgerServiceClient,
+    GetReceiptRequest, GetStorageRequest, SubmitOutcome, SubmitTransactionRequest,
+    TransactionFinality, TransactionReceipt, get_receipt_request::Wait,
+    ledger_service_client::LedgerServiceClient,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
@@ -64,21 +65,39 @@ impl Api {
 
     /// Offers a transaction until it is taken. Safe to repeat, also after a restart of the cluster.
     pub async fn submit(&self, tx: &Signed) -> anyhow::Result<()> {
+        match self.offer(tx).await? {
+            SubmitOutcome::Taken | SubmitOutcome::AlreadyKnown => Ok(()),
+            other => bail!("{} is not taken: {}", tx.hash, other.as_str_name()),
+        }
+    }
+
+    /// Offers a transaction until it is taken or refused for good.
+    pub async fn offer(&self, tx: &Signed) -> anyhow::Result<SubmitOutcome> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let request = SubmitTransactionRequest { transaction: tx.raw.0.clone() };
             let Err(status) = self.client.clone().submit_transaction(request).await else {
-                return Ok(());
+                return Ok(SubmitOutcome::Taken);
             };
-            match status.code() {
-                Code::AlreadyExists => return Ok(()),
-                Code::ResourceExhausted | Code::Unavailable | Code::Unknown
-                    if Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(RETRY).await;
-                }
-                _ => return Err(status).with_context(|| format!("{} is not taken", tx.hash)),
+            let outcome = status.metadata().get("atoll-outcome").and_then(|o| o.to_str().ok());
+            let outcome = outcome
+                .and_then(|name| SubmitOutcome::from_str_name(&format!("SUBMIT_OUTCOME_{name}")));
+            let passes = match outcome {
+                None => status.code() == Code::Unavailable,
+                Some(outcome) => matches!(
+                    outcome,
+                    SubmitOutcome::MempoolFull
+                        | SubmitOutcome::SenderFull
+                        | SubmitOutcome::Overloaded
+                        | SubmitOutcome::Unavailable
+                        | SubmitOutcome::Unknown
+                ),
+            };
+            if passes && Instant::now() < deadline {
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
+            return outcome.with_context(|| format!("{} is not taken: {status}", tx.hash));
         }
     }
 

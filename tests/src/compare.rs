@@ -53,7 +53,10 @@ fn absent() -> Expected {
 fn written(history: &History) -> BTreeSet<StateKey> {
     let writes = |record| match record {
         &Record::Block(ref block) => block.writes.iter().collect::<Vec<_>>(),
-        Record::Result { parts, .. } => parts.iter().flat_map(|part| &part.writes).collect(),
+        Record::Results(results) => {
+            let parts = results.iter().flat_map(|result| &result.parts);
+            parts.flat_map(|part| &part.writes).collect()
+        }
         _ => Vec::new(),
     };
     history.shards.iter().flatten().flat_map(writes).map(|(key, _)| *key).collect()

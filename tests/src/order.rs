@@ -9,8 +9,8 @@ use alloy_primitives::B256;
 use anyhow::{Context as _, ensure};
 use atoll_state::Record;
 use atoll_types::{
-    BeaconBlock, BlockEnv, Credit, CreditKind, GroupId, LocalBlock, PlannedGroup, ReceiptKind,
-    ShardId, SharedTx, StateKey, TxOutcome, TxRef, Verdict,
+    BeaconBlock, BlockEnv, Credit, CreditKind, GroupId, GroupResult, LocalBlock, PlannedGroup,
+    ReceiptKind, ShardId, SharedTx, StateKey, TxOutcome, TxRef, Verdict,
 };
 use atoll_wire::v1::{TransactionFinality, TransactionKind, TransactionReceipt};
 
@@ -131,7 +131,8 @@ impl<'a> Order<'a> {
             }
         }
         for record in self.history.shards.iter().flatten() {
-            if let Record::Result { group, parts } = record {
+            let Record::Results(results) = record else { continue };
+            for GroupResult { group, parts } in results {
                 let outcomes = parts.iter().flat_map(|part| &part.outcomes);
                 let outcomes = outcomes.map(|(tx, outcome)| (*tx, outcome)).collect();
                 let before = self.outcomes.insert(*group, outcomes);

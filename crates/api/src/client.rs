@@ -6,14 +6,14 @@ use atoll_wire::v1 as wire;
 use crate::{
     beacon::{Announce, BeaconError, Blocks, BlocksReply, Head, HeadReply},
     convert::Proto,
-    executor::{Debit, ExecutorError, Predict, PredictReply, RunGroup, RunGroupReply},
+    executor::{Debit, ExecutorError, Predict, PredictReply, RunGroups, RunGroupsReply},
     mempool::{MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply},
     router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError},
     state::{
         AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, Lookup, LookupReply,
         Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiveCredits,
-        ReceiveCreditsReply, Settle, Share, ShareReply, StateError, StoreResult, StoreResultReply,
-        Sync, SyncReply, Tip, Watch, WatchReply, Withdraw,
+        ReceiveCreditsReply, Settle, Share, ShareReply, StateError, StoreResults,
+        StoreResultsReply, Sync, SyncReply, Tip, Watch, WatchReply, Withdraw,
     },
 };
 
@@ -87,7 +87,7 @@ service! {
     ExecutorClient, "atoll.v1.ExecutorService", ExecutorError {
         predict: Predict (PredictRequest, PredictResponse) -> PredictReply;
         debit: Debit (DebitRequest, DebitResponse) -> ();
-        run_group: RunGroup (RunGroupRequest, RunGroupResponse) -> RunGroupReply;
+        run_groups: RunGroups (RunGroupsRequest, RunGroupsResponse) -> RunGroupsReply;
     }
 }
 
@@ -100,7 +100,8 @@ service! {
         outbox: Outbox (OutboxRequest, OutboxResponse) -> OutboxReply;
         share: Share (ShareRequest, ShareResponse) -> ShareReply;
         withdraw: Withdraw (WithdrawRequest, WithdrawResponse) -> ();
-        store_result: StoreResult (StoreResultRequest, StoreResultResponse) -> StoreResultReply;
+        store_results: StoreResults (StoreResultsRequest, StoreResultsResponse)
+            -> StoreResultsReply;
         accept_parts: AcceptParts (AcceptPartsRequest, AcceptPartsResponse) -> AcceptPartsReply;
         receive_credits: ReceiveCredits (ReceiveCreditsRequest, ReceiveCreditsResponse)
             -> ReceiveCreditsReply;

@@ -1,7 +1,9 @@
 //! `executor`: runs transactions of one shard: its local blocks, predictions, and groups.
 
 use atoll_fabric::Fault;
-use atoll_types::{B256, BlockEnv, KeySet, Part, PlannedGroup, SharedTx, StateKey, Tx, Write};
+use atoll_types::{
+    B256, BlockEnv, GroupResult, KeySet, PlannedGroup, SharedTx, StateKey, Tx, Write,
+};
 use serde::{Deserialize, Serialize};
 
 pub use crate::client::ExecutorClient;
@@ -46,9 +48,15 @@ pub struct Debit {
     pub txs: Vec<Tx>,
 }
 
-/// Runs a group on leased values.
+/// Runs groups, each on its leased values and apart from the others.
 #[derive(Clone, Debug)]
-pub struct RunGroup {
+pub struct RunGroups {
+    pub groups: Vec<GroupRun>,
+}
+
+/// A group and everything that it needs.
+#[derive(Clone, Debug)]
+pub struct GroupRun {
     pub group: PlannedGroup,
     pub env: BlockEnv,
     /// Placement epoch.
@@ -60,9 +68,9 @@ pub struct RunGroup {
 }
 
 #[derive(Clone, Debug)]
-pub struct RunGroupReply {
-    /// One for each owner, ascending.
-    pub parts: Vec<Part>,
+pub struct RunGroupsReply {
+    /// Of the groups that ran; the others are left out.
+    pub results: Vec<GroupResult>,
 }
 
 /// Every error of the executor service.

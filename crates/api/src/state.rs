@@ -4,8 +4,9 @@
 use atoll_fabric::Fault;
 pub use atoll_types::Refusal;
 use atoll_types::{
-    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, Lease, LocalBlock, Part,
-    PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey, StateValue, TxRef, Write,
+    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult, Lease,
+    LocalBlock, PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey, StateValue, TxRef,
+    Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,18 +130,19 @@ pub struct Withdraw {
     pub reason: String,
 }
 
-/// Keeps the result of a group that this shard executed. Answered when it is durable; if there is
-/// one already, that one is answered.
+/// Keeps results of groups that this shard executed, and its own part of each. Answered when they
+/// are durable; of a group that has a result already, that one is answered.
 #[derive(Clone, Debug)]
-pub struct StoreResult {
-    pub group: GroupId,
-    /// One for each owner, ascending.
-    pub parts: Vec<Part>,
+pub struct StoreResults {
+    pub results: Vec<GroupResult>,
 }
 
 #[derive(Clone, Debug)]
-pub struct StoreResultReply {
+pub struct StoreResultsReply {
+    /// Every part of the results that are kept.
     pub parts: Vec<PartMessage>,
+    /// For each result in order: `None`, or the rule that it breaks.
+    pub refused: Vec<Option<Refusal>>,
 }
 
 /// Keeps parts of results. Answered when they are durable.

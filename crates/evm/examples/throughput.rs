@@ -1,5 +1,6 @@
 //! Prints what payments and token transfers cost on one thread, in memory:
 //! `cargo run --release -p atoll-evm --example throughput`.
+#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 use std::{hint::black_box, time::Instant};
 

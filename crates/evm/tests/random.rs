@@ -1,5 +1,6 @@
 //! Random transactions between random contracts, against plain revm. Prints its seed;
 //! `ATOLL_SEED` sets it.
+#![allow(clippy::disallowed_methods, reason = "the seed is drawn here")]
 
 mod common;
 

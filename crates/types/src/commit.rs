@@ -168,6 +168,14 @@ pub struct PartMessage {
     pub manifest: Vec<(ShardId, B256)>,
 }
 
+/// What running a group gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupResult {
+    pub group: GroupId,
+    /// One for each owner, ascending.
+    pub parts: Vec<Part>,
+}
+
 impl Part {
     /// The part's hash, as it stands in the manifest.
     pub fn hash(&self) -> B256 {

@@ -19,8 +19,8 @@ pub use block::{
 };
 pub use codec::{CodecError, decode, digest, encode};
 pub use commit::{
-    Anchor, Credit, CreditKind, GroupAck, InFlight, Intent, KeySet, Lease, Part, PartMessage,
-    Settlement, ShardKeys, SharedTx, TxOutcome, group_digest,
+    Anchor, Credit, CreditKind, GroupAck, GroupResult, InFlight, Intent, KeySet, Lease, Part,
+    PartMessage, Settlement, ShardKeys, SharedTx, TxOutcome, group_digest,
 };
 pub use ids::{GroupId, ShardId};
 pub use key::{Basic, CodeRef, KECCAK_EMPTY, StateKey, StateValue, Write};

@@ -64,7 +64,8 @@ impl BeaconService {
             log_next: log.next(),
             journal: Journal::new(log),
             cadence,
-            made_ms: clock(),
+            // The first block is made at once: after a restart, shards can be read at its cut.
+            made_ms: 0,
             clock,
             randomness,
             look_ms: None,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_api::{
-    executor::{Debit, ExecutorError, Predict, RunGroup},
+    executor::{Debit, ExecutorError, Predict, RunGroups},
     mempool::MempoolClient,
     router::RouterClient,
     state::StateClient,
@@ -12,7 +12,7 @@ use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
 use atoll_types::{Placement, ShardId};
 
 use crate::{
-    block::build_blocks, follow::follow, group::run_group, predict::predict, shared::Shared,
+    block::build_blocks, follow::follow, group::run_groups, predict::predict, shared::Shared,
 };
 
 /// What an executor is told once.
@@ -64,9 +64,15 @@ impl Handle<Predict> for ExecutorService {
     }
 }
 
-impl Handle<RunGroup> for ExecutorService {
-    fn handle(&mut self, run: RunGroup, _: Context, reply: Reply<RunGroup>, cx: &mut Cx<'_, Self>) {
-        cx.spawn(run_group(self.shared.clone(), run), |_, answer, _| reply.send(answer));
+impl Handle<RunGroups> for ExecutorService {
+    fn handle(
+        &mut self,
+        run: RunGroups,
+        _: Context,
+        reply: Reply<RunGroups>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        cx.spawn(run_groups(self.shared.clone(), run), |_, answer, _| reply.send(answer));
     }
 }
 

@@ -6,14 +6,14 @@ use std::{
 };
 
 use alloy_primitives::keccak256;
-use atoll_api::executor::{ExecutorError, RunGroup, RunGroupReply};
+use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
 use atoll_evm::{
     Bytecode, Effects, Executor, Invalid, OnMissing, Outcome, Overlay, Run, StateView,
 };
 use atoll_telemetry::stages;
 use atoll_types::{
-    B256, Bytes, KeySet, Part, Receipt, ReceiptKind, ShardId, SharedTx, StateKey, StateValue,
-    TxOutcome, U256,
+    B256, Bytes, GroupResult, KeySet, Part, Receipt, ReceiptKind, ShardId, SharedTx, StateKey,
+    StateValue, TxOutcome, U256,
 };
 
 use crate::shared::Shared;
@@ -36,36 +36,46 @@ impl StateView for Leased<'_> {
     }
 }
 
-/// Runs a group. The same request gives the same reply, wherever and however often it is run.
-pub(crate) async fn run_group(
+/// Runs groups. The same request gives the same reply, wherever and however often it is run.
+pub(crate) async fn run_groups(
     shared: Arc<Shared>,
-    request: RunGroup,
-) -> Result<RunGroupReply, ExecutorError> {
-    let _stages = stages("run", shared.shard(), request.txs.iter().map(|shared| &shared.tx));
+    request: RunGroups,
+) -> Result<RunGroupsReply, ExecutorError> {
+    let txs = request.groups.iter().flat_map(|run| run.txs.iter().map(|shared| &shared.tx));
+    let _stages = stages("run", shared.shard(), txs);
     let handle = tokio::runtime::Handle::current();
-    let work = move || run_all(&shared, request, &handle);
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?
+    let work = move || {
+        let run = |run: GroupRun| match run_one(&shared, &run, &handle) {
+            Ok(parts) => Some(GroupResult { group: run.group.id, parts }),
+            Err(error) => {
+                tracing::warn!(group = %run.group.id, %error, "group does not run");
+                None
+            }
+        };
+        request.groups.into_iter().filter_map(run).collect()
+    };
+    let results = tokio::task::spawn_blocking(work).await;
+    let results = results.map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?;
+    Ok(RunGroupsReply { results })
 }
 
 /// On the blocking pool.
-fn run_all(
+fn run_one(
     shared: &Shared,
-    request: RunGroup,
+    run: &GroupRun,
     handle: &tokio::runtime::Handle,
-) -> Result<RunGroupReply, ExecutorError> {
-    let listed = request.txs.iter().map(SharedTx::reference);
-    if !listed.eq(request.group.txs.iter().copied()) {
-        let what = format!("group {} lists other transactions", request.group.id);
+) -> Result<Vec<Part>, ExecutorError> {
+    let listed = run.txs.iter().map(SharedTx::reference);
+    if !listed.eq(run.group.txs.iter().copied()) {
+        let what = format!("group {} lists other transactions", run.group.id);
         return Err(ExecutorError::BadGroup { what });
     }
-    let leased = Leased { shared, values: request.values.iter().copied().collect() };
+    let leased = Leased { shared, values: run.values.iter().copied().collect() };
     let writable: HashSet<StateKey> =
-        request.txs.iter().flat_map(|tx| &tx.keys.writes).copied().collect();
+        run.txs.iter().flat_map(|tx| &tx.keys.writes).copied().collect();
     for _ in 0..MAX_PASSES {
-        match Group::new(shared, &request, &leased, &writable).run() {
-            Ok(parts) => return Ok(RunGroupReply { parts }),
+        match Group::new(shared, run, &leased, &writable).run() {
+            Ok(parts) => return Ok(parts),
             // Code is read from this shard's state, where the router has put it.
             Err(codes) => {
                 let unknown = handle.block_on(shared.fetch(Vec::new(), codes))?;
@@ -81,7 +91,7 @@ fn run_all(
 
 struct Group<'a> {
     shared: &'a Shared,
-    request: &'a RunGroup,
+    request: &'a GroupRun,
     writable: &'a HashSet<StateKey>,
     leased: &'a Leased<'a>,
     evm: Executor,
@@ -92,7 +102,7 @@ struct Group<'a> {
 impl<'a> Group<'a> {
     fn new(
         shared: &'a Shared,
-        request: &'a RunGroup,
+        request: &'a GroupRun,
         leased: &'a Leased<'a>,
         writable: &'a HashSet<StateKey>,
     ) -> Self {

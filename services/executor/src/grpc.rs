@@ -3,8 +3,8 @@
 use atoll_api::ExecutorClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
-    DebitRequest, DebitResponse, PredictRequest, PredictResponse, RunGroupRequest,
-    RunGroupResponse,
+    DebitRequest, DebitResponse, PredictRequest, PredictResponse, RunGroupsRequest,
+    RunGroupsResponse,
     executor_service_server::{ExecutorService, ExecutorServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -35,10 +35,10 @@ impl ExecutorService for Grpc {
         serve(&*self.0.debit, request).await
     }
 
-    async fn run_group(
+    async fn run_groups(
         &self,
-        request: Request<RunGroupRequest>,
-    ) -> Result<Response<RunGroupResponse>, Status> {
-        serve(&*self.0.run_group, request).await
+        request: Request<RunGroupsRequest>,
+    ) -> Result<Response<RunGroupsResponse>, Status> {
+        serve(&*self.0.run_groups, request).await
     }
 }

@@ -87,6 +87,7 @@ impl Service for RouterService {
         cx.spawn(announce::announce(shared()), |_, (), _| {});
         cx.spawn(escalate::escalate(shared()), |_, (), _| {});
         cx.spawn(refresh::refresh(shared()), |_, (), _| {});
+        cx.spawn(assemble::run(shared()), |_, (), _| {});
         for to in self.shared.peers.keys() {
             cx.spawn(outbound::send(shared(), *to), |_, (), _| {});
         }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use atoll_api::{
-    executor::RunGroup,
+    executor::{GroupRun, RunGroups},
     router::Fetch,
-    state::{AcceptParts, GroupToRun, PutCodes, Read, StoreResult},
+    state::{GroupToRun, PutCodes, Read, StoreResults},
 };
 use atoll_types::{
     B256, GroupId, KECCAK_EMPTY, Lease, PartMessage, Refusal, ShardId, SharedTx, TxRef,
@@ -120,77 +120,84 @@ pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Resu
     }
 }
 
-/// Runs groups as they become complete, each beside the others.
+/// Queues groups that have become complete.
 pub(crate) fn start(shared: &Arc<Shared>, complete: Option<Complete>) {
     let Some(complete) = complete else { return };
-    let shared = shared.clone();
-    tokio::task::spawn_local(async move {
-        let id = complete.group.group.id;
-        if let Err(reason) = run(&shared, complete).await {
-            // The refresh finds the group without a result and has it run again.
-            tracing::warn!(group = %id, reason, "group has no result yet; trying again");
-        }
-        lock(&shared.assembly).ended(id);
-    });
+    lock(&shared.complete).push(complete);
+    shared.group_came.notify_one();
 }
 
-async fn run(shared: &Arc<Shared>, complete: Complete) -> Result<(), String> {
-    let Complete { group: GroupToRun { group, env, txs }, mut leases } = complete;
-    let id = group.id;
-    bring_codes(shared, &leases).await?;
-    let sent = leases.values_mut().flat_map(|lease| std::mem::take(&mut lease.bodies));
-    let mut bodies: HashMap<TxRef, SharedTx> =
-        txs.into_iter().chain(sent).map(|tx| (tx.reference(), tx)).collect();
-    let body = |tx: &TxRef| bodies.remove(tx).ok_or_else(|| format!("no body of {}", tx.hash));
-    let txs = group.txs.iter().map(body).collect::<Result<_, _>>()?;
-    let values = leases.into_values().flat_map(|lease| lease.values).collect();
+/// Runs whatever groups are complete, one batch at a time: what comes meanwhile is the next one.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        shared.group_came.notified().await;
+        let batch = std::mem::take(&mut *lock(&shared.complete));
+        let ids: Vec<GroupId> = batch.iter().map(|complete| complete.group.group.id).collect();
+        if let Err(reason) = run_batch(&shared, batch).await {
+            // The refresh finds groups without a result and has them run again.
+            tracing::warn!(groups = ids.len(), reason, "groups have no result yet; trying again");
+        }
+        let mut assembly = lock(&shared.assembly);
+        ids.into_iter().for_each(|id| assembly.ended(id));
+    }
+}
+
+async fn run_batch(shared: &Arc<Shared>, batch: Vec<Complete>) -> Result<(), String> {
+    bring_codes(shared, &batch).await?;
     let epoch = shared.placement().epoch;
-    let ask = RunGroup { group, env, epoch, txs, values };
-    let result = shared.executor.run_group.call(shared.context(), ask).await;
-    let parts = result.map_err(|e| e.to_string())?.parts;
-    let store = StoreResult { group: id, parts };
-    let stored = shared.state.store_result.call(shared.context(), store).await;
-    let parts = stored.map_err(|e| e.to_string())?.parts;
-    Counts::add(&shared.counts.groups_run, 1);
-    send_parts(shared, parts).await
+    let mut groups = Vec::with_capacity(batch.len());
+    for Complete { group: GroupToRun { group, env, txs }, mut leases } in batch {
+        let sent = leases.values_mut().flat_map(|lease| std::mem::take(&mut lease.bodies));
+        let mut bodies: HashMap<TxRef, SharedTx> =
+            txs.into_iter().chain(sent).map(|tx| (tx.reference(), tx)).collect();
+        let body = |tx: &TxRef| bodies.remove(tx);
+        let Some(txs) = group.txs.iter().map(body).collect::<Option<_>>() else {
+            tracing::warn!(group = %group.id, "no owner has sent the body of a transaction");
+            continue;
+        };
+        let values = leases.into_values().flat_map(|lease| lease.values).collect();
+        groups.push(GroupRun { group, env, epoch, txs, values });
+    }
+    let ran = shared.executor.run_groups.call(shared.context(), RunGroups { groups }).await;
+    let results = ran.map_err(|e| e.to_string())?.results;
+    Counts::add(&shared.counts.groups_run, results.len());
+    let stored = shared.state.store_results.call(shared.context(), StoreResults { results }).await;
+    let stored = stored.map_err(|e| e.to_string())?;
+    for rule in stored.refused.iter().flatten() {
+        // An abort may have come while the group ran.
+        tracing::debug!(%rule, "own state refuses a result");
+    }
+    send_parts(shared, stored.parts);
+    Ok(())
 }
 
-/// Sends each part to its owner, this shard included.
-pub(crate) async fn send_parts(
-    shared: &Arc<Shared>,
-    parts: Vec<PartMessage>,
-) -> Result<(), String> {
-    let (own, others): (Vec<_>, Vec<_>) =
-        parts.into_iter().partition(|message| message.part.owner == shared.shard());
-    for message in others {
-        if let Some(peer) = shared.peers.get(&message.part.owner) {
-            peer.outbound.parts([message]);
+/// Sends each part to its owner. This shard's own is with its state already.
+pub(crate) fn send_parts(shared: &Arc<Shared>, parts: Vec<PartMessage>) {
+    let mut by_owner: HashMap<ShardId, Vec<PartMessage>> = HashMap::new();
+    for message in parts {
+        by_owner.entry(message.part.owner).or_default().push(message);
+    }
+    for (owner, parts) in by_owner {
+        if let Some(peer) = shared.peers.get(&owner) {
+            peer.outbound.parts(parts);
         }
-    }
-    if own.is_empty() {
-        return Ok(());
-    }
-    let accept = AcceptParts { parts: own };
-    let reply = shared.state.accept_parts.call(shared.context(), accept).await;
-    let refused = reply.map_err(|e| e.to_string())?.refused;
-    match refused.into_iter().flatten().next() {
-        Some(rule) => Err(rule.to_string()),
-        None => Ok(()),
     }
 }
 
 /// Brings code that leased accounts have, and this shard does not, to this shard's state.
-async fn bring_codes(
-    shared: &Arc<Shared>,
-    leases: &BTreeMap<ShardId, Lease>,
-) -> Result<(), String> {
-    for (from, lease) in leases.iter().filter(|(from, _)| **from != shared.shard()) {
-        let hashes: HashSet<B256> = {
-            let known = shared.known_codes();
+async fn bring_codes(shared: &Arc<Shared>, batch: &[Complete]) -> Result<(), String> {
+    let mut wanted: HashMap<ShardId, HashSet<B256>> = HashMap::new();
+    {
+        let known = shared.known_codes();
+        let leases = batch.iter().flat_map(|complete| &complete.leases);
+        for (from, lease) in leases.filter(|(from, _)| **from != shared.shard()) {
             let hashes = lease.values.iter().map(|(_, value)| value.code().hash);
-            hashes.filter(|hash| *hash != KECCAK_EMPTY && !known.contains(hash)).collect()
-        };
-        fetch_codes(shared, *from, hashes.into_iter().collect()).await?;
+            let unknown = hashes.filter(|hash| *hash != KECCAK_EMPTY && !known.contains(hash));
+            wanted.entry(*from).or_default().extend(unknown);
+        }
+    }
+    for (from, hashes) in wanted {
+        fetch_codes(shared, from, hashes.into_iter().collect()).await?;
     }
     Ok(())
 }

@@ -95,9 +95,7 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
         .collect();
     share_and_announce(shared, stuck_txs).await;
     let stuck_parts = results.into_iter().filter(|message| stuck(&message.part.group)).collect();
-    if let Err(reason) = send_parts(shared, stuck_parts).await {
-        tracing::debug!(reason, "own part of a group is not kept");
-    }
+    send_parts(shared, stuck_parts);
     let stuck_awaited = awaited.into_iter().filter(|group| seen.awaited.contains(&group.id));
     pull(shared, stuck_awaited.map(|group| (group.id, group.executor)).collect()).await;
     now

@@ -16,7 +16,12 @@ use atoll_fabric::Context;
 use atoll_types::{B256, Placement, ShardId, SharedTx, Tx};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::{actor::RouterConfig, announce::Announcements, assemble::Assembly, outbound::Outbound};
+use crate::{
+    actor::RouterConfig,
+    announce::Announcements,
+    assemble::{Assembly, Complete},
+    outbound::Outbound,
+};
 
 /// Hashes of code known to be with the own state that are remembered.
 const KNOWN_CODES: usize = 65_536;
@@ -70,6 +75,9 @@ pub(crate) struct Shared {
     pub peers: HashMap<ShardId, Peer>,
     pub announcements: Announcements,
     pub assembly: Mutex<Assembly>,
+    /// Groups to be run.
+    pub complete: Mutex<Vec<Complete>>,
+    pub group_came: Notify,
     jobs: Mutex<VecDeque<Job>>,
     pub job_came: Notify,
     /// How many batches are predicted at a time.
@@ -106,6 +114,8 @@ impl Shared {
             peers: peers.into_iter().map(|(shard, client)| (shard, peer(client))).collect(),
             announcements: Announcements::default(),
             assembly: Mutex::default(),
+            complete: Mutex::default(),
+            group_came: Notify::new(),
             jobs: Mutex::default(),
             job_came: Notify::new(),
             cut: watch::Sender::new(0),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_api::state::{
     AcceptParts, Append, Cut, Feed, Lookup, Outbox, PutCodes, Read, Recall, ReceiveCredits, Settle,
-    Share, StateError, StoreResult, Sync, Watch, WatchReply, Withdraw,
+    Share, StateError, StoreResults, Sync, Watch, WatchReply, Withdraw,
 };
 use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, pump};
@@ -246,7 +246,7 @@ changes! {
     Cut => |core, message| core.cut(message);
     Share => |core, message| core.share(message);
     Withdraw => |core, message| core.withdraw(message);
-    StoreResult => |core, message| core.store_result(message);
+    StoreResults => |core, message| core.store_results(message.results);
     AcceptParts => |core, message| core.accept_parts(message.parts);
     ReceiveCredits => |core, message| core.receive_credits(message);
     Settle => |core, message| core.settle(message.settlement);

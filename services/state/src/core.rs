@@ -10,15 +10,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use atoll_api::state::{
     AcceptPartsReply, Append, Cut, CutReply, ReceiveCredits, ReceiveCreditsReply, Share,
-    ShareReply, StateError, StoreResult, StoreResultReply, Tip, Withdraw,
+    ShareReply, StateError, StoreResultsReply, Tip, Withdraw,
 };
 use atoll_commit::{Owner, OwnerConfig, OwnerError};
 use atoll_invariants::{Violation, conservation, nonce_order};
 use atoll_store::{Index, Log, Replay, StoreError};
 use atoll_telemetry::Stage;
 use atoll_types::{
-    Address, B256, BeaconBlock, Bytes, GroupId, LocalBlock, PartMessage, Refusal, Settlement,
-    SharedTx, StateKey, StateValue, U256, Verdict, decode, digest, encode,
+    Address, B256, BeaconBlock, Bytes, GroupId, GroupResult, LocalBlock, PartMessage, Refusal,
+    Settlement, SharedTx, StateKey, StateValue, U256, Verdict, decode, digest, encode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -315,20 +315,29 @@ impl Core {
         Ok(((), Some(record)))
     }
 
-    pub(crate) fn store_result(
+    pub(crate) fn store_results(
         &mut self,
-        store: StoreResult,
-    ) -> Result<Done<StoreResultReply>, StateError> {
-        let group = store.group;
-        self.owner.check_result(group, &store.parts)?;
-        let mut record = None;
-        if self.owner.result(group).is_none() {
-            let new = Record::Result { group, parts: store.parts };
-            self.apply(&new).map_err(storage)?;
-            record = Some(new);
+        results: Vec<GroupResult>,
+    ) -> Result<Done<StoreResultsReply>, StateError> {
+        let groups: Vec<GroupId> = results.iter().map(|result| result.group).collect();
+        let mut refused = Vec::with_capacity(results.len());
+        let mut fresh: Vec<GroupResult> = Vec::new();
+        for result in results {
+            let checked = self.owner.check_result(result.group, &result.parts);
+            let new = self.owner.result(result.group).is_none()
+                && fresh.iter().all(|other| other.group != result.group);
+            if checked.is_ok() && new {
+                fresh.push(result);
+            }
+            refused.push(checked.err());
         }
-        let parts = self.owner.result(group).map(<[PartMessage]>::to_vec).unwrap_or_default();
-        Ok((StoreResultReply { parts }, record))
+        let record = (!fresh.is_empty()).then_some(Record::Results(fresh));
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        let kept = groups.iter().filter_map(|group| self.owner.result(*group));
+        let parts: Vec<PartMessage> = kept.flatten().cloned().collect();
+        Ok((StoreResultsReply { parts, refused }, record))
     }
 
     pub(crate) fn accept_parts(

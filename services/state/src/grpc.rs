@@ -7,7 +7,7 @@ use atoll_wire::v1::{
     CutResponse, FeedRequest, FeedResponse, LookupRequest, LookupResponse, OutboxRequest,
     OutboxResponse, PutCodesRequest, PutCodesResponse, ReadRequest, ReadResponse, RecallRequest,
     RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse, SettleRequest, SettleResponse,
-    ShareRequest, ShareResponse, StoreResultRequest, StoreResultResponse, SyncRequest,
+    ShareRequest, ShareResponse, StoreResultsRequest, StoreResultsResponse, SyncRequest,
     SyncResponse, WatchRequest, WatchResponse, WithdrawRequest, WithdrawResponse,
     state_service_server::{StateService, StateServiceServer},
 };
@@ -61,11 +61,11 @@ impl StateService for Grpc {
         serve(&*self.0.withdraw, request).await
     }
 
-    async fn store_result(
+    async fn store_results(
         &self,
-        request: Request<StoreResultRequest>,
-    ) -> Result<Response<StoreResultResponse>, Status> {
-        serve(&*self.0.store_result, request).await
+        request: Request<StoreResultsRequest>,
+    ) -> Result<Response<StoreResultsResponse>, Status> {
+        serve(&*self.0.store_results, request).await
     }
 
     async fn accept_parts(

@@ -1,7 +1,7 @@
 //! What the shard's log holds: every input of its state machine, in the order of its history.
 
 use atoll_types::{
-    B256, BeaconBlock, Bytes, Credit, GroupId, LocalBlock, Part, PartMessage, Settlement, ShardId,
+    B256, BeaconBlock, Bytes, Credit, GroupResult, LocalBlock, PartMessage, Settlement, ShardId,
     SharedTx, TxRef,
 };
 use serde::{Deserialize, Serialize};
@@ -20,10 +20,7 @@ pub enum Record {
         tx: TxRef,
         reason: String,
     },
-    Result {
-        group: GroupId,
-        parts: Vec<Part>,
-    },
+    Results(Vec<GroupResult>),
     Parts(Vec<PartMessage>),
     Credits {
         from: ShardId,

@@ -59,6 +59,17 @@ impl Act {
         Self::Authorize,
         Self::Look,
     ];
+
+    /// Any one; those that get in one another's way more often.
+    pub fn any(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..10) {
+            0 => Self::PayAuthority,
+            1 => Self::PayChild,
+            2 => Self::Authorize,
+            3 => Self::Make,
+            _ => *any(&Self::ALL, rng),
+        }
+    }
 }
 
 impl World {
@@ -132,7 +143,7 @@ impl World {
             kind,
             tip: rng.random_range(0..3) * 1_000_000_000,
             access_list: if rng.random_bool(0.3) { listed } else { AccessList::default() },
-            gas: if short { rng.random_range(32_000..45_000) } else { plan.gas },
+            gas: if short { rng.random_range(45_000..65_000) } else { plan.gas },
             ..plan
         }
     }
@@ -200,14 +211,17 @@ impl World {
         let mut called = Address::ZERO;
         for _ in 0..rng.random_range(1..=2) {
             let authority = any(&self.authorities, rng);
-            let code = *any(&[self.cells[0], self.lookers[0], Address::ZERO], rng);
-            authorizations.push(authority.authorize(code, rng.random_range(0..4))?);
+            let codes = [self.cells[0], self.lookers[0], self.drain, self.drain, Address::ZERO];
+            let code = *any(&codes, rng);
+            authorizations.push(authority.wallet.authorize(code, authority.guess())?);
             called = authority.address();
         }
-        let call = Cell::touchCall { x };
+        let call = match rng.random() {
+            true => Cell::touchCall { x }.abi_encode(),
+            false => any(&self.strangers, rng).into_word().to_vec(),
+        };
         let tip = rng.random_range(0..3) * 1_000_000_000;
-        let plan = Plan::call(called, call.abi_encode());
-        Ok(Plan { kind: Kind::Authorize, authorizations, tip, ..plan })
+        Ok(Plan { kind: Kind::Authorize, authorizations, tip, ..Plan::call(called, call) })
     }
 }
 

@@ -5,14 +5,13 @@ mod act;
 mod world;
 
 use alloy_primitives::U256;
-use anyhow::Context as _;
 use atoll::config::Beacon;
-use atoll_wire::v1::TransactionFinality;
-use futures::future::try_join_all;
+use atoll_wire::v1::{SubmitOutcome, TransactionFinality};
+use futures::future::{try_join, try_join_all};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 pub use act::Act;
-pub use world::World;
+pub use world::{Authority, World};
 
 use crate::{
     api::Api,
@@ -25,6 +24,8 @@ use crate::{
 const BURST: usize = 4;
 /// Ether that every account of a program has.
 const ETHER: u64 = 1_000;
+/// Finney that accounts have whose funds others take: enough for a few transactions.
+const FINNEY: u64 = 500;
 
 /// What a seed stands for.
 #[derive(Clone, Debug)]
@@ -33,22 +34,33 @@ pub struct Program {
     pub world: World,
     /// Transactions of each sender, besides those that set the world up.
     pub rounds: usize,
+    /// How fast the beacon is.
+    pub beacon: Beacon,
 }
 
 impl Program {
     pub fn new(seed: u64, shards: u16, rounds: usize) -> anyhow::Result<Self> {
-        Ok(Self { seed, world: World::new(seed, shards)?, rounds })
+        let beacon = Beacon { heartbeat_ms: 100, ..Beacon::default() };
+        Ok(Self { seed, world: World::new(seed, shards)?, rounds, beacon })
+    }
+
+    /// With a beacon so fast that groups stay open for many blocks, and some for too many.
+    pub fn hasty(self) -> Self {
+        let beacon = Beacon { block_ms: 2, min_block_ms: 1, ..self.beacon };
+        Self { beacon, ..self }
     }
 
     /// The cluster that it runs on.
     pub fn shape(&self) -> Shape {
-        let balance = U256::from(ETHER) * U256::from(10).pow(U256::from(18));
-        let World { senders, deployers, placement, .. } = &self.world;
-        let wallets = senders.iter().chain(deployers);
+        let wei =
+            |amount: u64, power: u64| U256::from(amount) * U256::from(10).pow(U256::from(power));
+        let World { senders, deployers, victims, placement, .. } = &self.world;
+        let rich = senders.iter().chain(deployers).map(|wallet| (wallet, wei(ETHER, 18)));
+        let poor = victims.iter().map(|wallet| (wallet, wei(FINNEY, 15)));
         Shape {
-            balances: wallets.map(|wallet| (wallet.address(), balance)).collect(),
+            balances: rich.chain(poor).map(|(wallet, wei)| (wallet.address(), wei)).collect(),
             placement: placement.exceptions().iter().map(|(a, shard)| (*a, shard.0)).collect(),
-            beacon: Beacon { heartbeat_ms: 100, ..Beacon::default() },
+            beacon: self.beacon.clone(),
             ..Shape::new(placement.shards())
         }
     }
@@ -67,13 +79,20 @@ impl Program {
         let failed = done.iter().find(|tx| !tx.receipt.status).map(|tx| &tx.receipt);
         anyhow::ensure!(failed.is_none(), "the world cannot be set up: {failed:?}");
         let acted = senders.iter_mut().enumerate().map(|(at, wallet)| self.act(api, at, wallet));
-        done.extend(try_join_all(acted).await?.into_iter().flatten());
+        let victims = self.world.victims.iter().map(|wallet| self.suffer(api, wallet));
+        let (acted, suffered) = try_join(try_join_all(acted), try_join_all(victims)).await?;
+        done.extend(acted.into_iter().chain(suffered).flatten());
         Ok(done)
+    }
+
+    fn rng(&self, wallet: &Wallet) -> StdRng {
+        let [.., a, b, c, d] = wallet.address().into_array();
+        StdRng::seed_from_u64(self.seed ^ u64::from(u32::from_be_bytes([a, b, c, d])) << 32)
     }
 
     /// What one sender does.
     async fn act(&self, api: &Api, at: usize, wallet: &mut Wallet) -> anyhow::Result<Vec<Ended>> {
-        let mut rng = StdRng::seed_from_u64(self.seed ^ ((at as u64 + 1) << 32));
+        let mut rng = self.rng(wallet);
         let mut done = Vec::new();
         // Every kind of transaction is somebody's first one.
         let mut first = Some(Act::ALL[at % Act::ALL.len()]);
@@ -81,13 +100,37 @@ impl Program {
         while left > 0 {
             let count = rng.random_range(1..=BURST).min(left);
             left -= count;
+            if let Some(authority) = self.world.authorities.choose(&mut rng) {
+                authority.nonce_is(api.account(authority.address(), 0).await?.nonce);
+            }
             let mut plans = Vec::with_capacity(count);
             for _ in 0..count {
-                let act = first.take().or_else(|| Act::ALL.choose(&mut rng).copied());
-                let act = act.context("there is always something to do")?;
+                let act = first.take().unwrap_or_else(|| Act::any(&mut rng));
                 plans.push(self.world.plan(act, wallet, &mut rng)?);
             }
             done.extend(carry_out(api, wallet, plans).await?);
+        }
+        Ok(done)
+    }
+
+    /// What somebody does whose nonce and funds others move: one transaction after the other, until
+    /// there are no funds left.
+    async fn suffer(&self, api: &Api, wallet: &Wallet) -> anyhow::Result<Vec<Ended>> {
+        let mut rng = self.rng(wallet);
+        let mut done: Vec<Ended> = Vec::new();
+        for _ in 0..self.rounds {
+            let nonce = api.account(wallet.address(), 0).await?.nonce;
+            let act = Act::any(&mut rng);
+            let tx = wallet.sign_at(nonce, &self.world.plan(act, wallet, &mut rng)?)?;
+            match api.offer(&tx).await? {
+                SubmitOutcome::Taken | SubmitOutcome::AlreadyKnown => {}
+                SubmitOutcome::NonceTooLow => continue,
+                SubmitOutcome::InsufficientFunds => break,
+                other => anyhow::bail!("{} is not taken: {other:?}", tx.hash),
+            }
+            if done.iter().all(|before| *before.envelope.tx_hash() != tx.hash) {
+                done.push(Ended::new(&tx, api.end_of(tx.hash).await?)?);
+            }
         }
         Ok(done)
     }

@@ -1,6 +1,12 @@
 //! The accounts and contracts of a program, and where they stand.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use alloy_primitives::{Address, B256, Bytes, U256, bytes, keccak256};
 use alloy_sol_types::SolCall as _;
@@ -16,6 +22,7 @@ const SENDERS: u64 = 18;
 const RICH: usize = 6;
 const STRANGERS: u64 = 5;
 const AUTHORITIES: u64 = 4;
+const VICTIMS: u64 = 3;
 const CELLS: usize = 4;
 /// Tokens that each of them has.
 const TOKENS: u64 = 1_000_000;
@@ -23,6 +30,9 @@ const TOKENS: u64 = 1_000_000;
 /// Creation code of a contract that stores and logs the balance and the code hash of an address, so
 /// that the order of payments can be seen.
 const LOOKER: Bytes = bytes!("60158060095f395ff35f358031805f555f523f60205260405fa060405ff3");
+
+/// Creation code of a contract that sends half of its balance to the address that it is called with.
+const DRAIN: Bytes = bytes!("600e8060095f395ff35f5f5f5f4760011c5f355af15000");
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -33,8 +43,11 @@ pub struct World {
     pub deployers: Vec<Wallet>,
     /// Accounts that only receive.
     pub strangers: Vec<Address>,
-    /// Accounts that sign authorisations (EIP-7702) and send nothing.
-    pub authorities: Vec<Wallet>,
+    /// Accounts that sign authorisations (EIP-7702). The first ones send nothing.
+    pub authorities: Vec<Authority>,
+    /// The last of these: they send transactions too, while others use their authorisations, which
+    /// moves their nonces and takes their funds.
+    pub victims: Vec<Wallet>,
     pub coinbase: Address,
     pub tokens: [Address; 2],
     pub exchange: Address,
@@ -46,7 +59,34 @@ pub struct World {
     pub drifters: [Address; 2],
     pub makers: [Address; 2],
     pub lookers: [Address; 2],
+    pub drain: Address,
     pub probe: Address,
+}
+
+/// Who signs authorisations, and what its next nonce may be.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    pub wallet: Wallet,
+    pub guess: Arc<AtomicU64>,
+}
+
+impl Authority {
+    fn new(wallet: Wallet) -> Self {
+        Self { wallet, guess: Arc::default() }
+    }
+
+    pub fn address(&self) -> Address {
+        self.wallet.address()
+    }
+
+    /// Somebody has looked.
+    pub fn nonce_is(&self, nonce: u64) {
+        self.guess.store(nonce, Ordering::Relaxed);
+    }
+
+    pub fn guess(&self) -> u64 {
+        self.guess.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 impl World {
@@ -55,7 +95,9 @@ impl World {
             (0..count).map(|at| Wallet::seeded(name, seed, at)).collect::<anyhow::Result<Vec<_>>>()
         };
         let hops = usize::from(shards.clamp(3, 4));
-        let deployers = wallets("deployer", 4 + hops as u64 + CELLS as u64 + 9)?;
+        let deployers = wallets("deployer", 4 + hops as u64 + CELLS as u64 + 10)?;
+        let victims = wallets("victim", VICTIMS)?;
+        let authorities = wallets("authority", AUTHORITIES)?.into_iter().chain(victims.clone());
         let mut contracts = deployers.iter().map(|wallet| wallet.address().create(0));
         let mut places = BTreeMap::new();
         let mut next = || {
@@ -69,7 +111,8 @@ impl World {
             senders: wallets("sender", SENDERS)?,
             deployers: Vec::new(),
             strangers: wallets("stranger", STRANGERS)?.iter().map(Wallet::address).collect(),
-            authorities: wallets("authority", AUTHORITIES)?,
+            authorities: authorities.map(Authority::new).collect(),
+            victims,
             coinbase: Address::repeat_byte(0xc0),
             tokens: [next(), next()],
             exchange: next(),
@@ -80,6 +123,7 @@ impl World {
             drifters: [next(), next()],
             makers: [next(), next()],
             lookers: [next(), next()],
+            drain: next(),
             probe: next(),
         };
         world.placement = Placement::new(shards, places);
@@ -101,7 +145,7 @@ impl World {
             let code = contracts::bytecode(name)?;
             codes.extend(std::iter::repeat_n(code, count));
         }
-        codes.extend([LOOKER, LOOKER, contracts::bytecode("EnvProbe")?]);
+        codes.extend([LOOKER, LOOKER, DRAIN, contracts::bytecode("EnvProbe")?]);
         Ok(codes.into_iter().map(Plan::create).collect())
     }
 

@@ -2,8 +2,8 @@
 
 use atoll_fabric::Malformed;
 use atoll_types::{
-    Anchor, B256, Credit, CreditKind, GroupAck, InFlight, Lease, Part, PartMessage, Settlement,
-    ShardId, TxOutcome,
+    Anchor, B256, Credit, CreditKind, GroupAck, GroupResult, InFlight, Lease, Part, PartMessage,
+    Settlement, ShardId, TxOutcome,
 };
 use atoll_wire::v1::{self as wire, credit, tx_outcome};
 
@@ -21,6 +21,7 @@ messages! {
         writes: small_list, codes: codes, receipts: list, outcomes: list, fees: plain,
         burned: plain, sources: list,
     }
+    GroupResult => GroupResult { group: required, parts: list }
     PartMessage => PartMessage { part: required, manifest: list }
     Anchor => Anchor {
         shard: plain, head: plain, cut: plain, digest: plain, gas_used: plain, acks: small_list,

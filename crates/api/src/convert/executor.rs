@@ -2,7 +2,7 @@
 
 use super::{messages, variants};
 use crate::executor::{
-    CodeWanted, Debit, Predict, PredictReply, Prediction, RunGroup, RunGroupReply,
+    CodeWanted, Debit, GroupRun, Predict, PredictReply, Prediction, RunGroups, RunGroupsReply,
 };
 
 messages! {
@@ -10,10 +10,11 @@ messages! {
     PredictReply => PredictResponse { predictions: list }
     CodeWanted => CodeWanted { hash: plain, account: plain }
     Debit => DebitRequest { txs: list }
-    RunGroup => RunGroupRequest {
+    RunGroups => RunGroupsRequest { groups: list }
+    GroupRun => GroupRun {
         group: required, env: required, epoch: plain, txs: list, values: small_list,
     }
-    RunGroupReply => RunGroupResponse { parts: list }
+    RunGroupsReply => RunGroupsResponse { results: list }
 }
 
 variants! {

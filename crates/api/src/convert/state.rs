@@ -8,7 +8,7 @@ use crate::state::{
     AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, Ended, Feed, FeedEvent,
     FeedReply, GroupToRun, LeaseOut, Lookup, LookupReply, Outbox, OutboxReply, PutCodes, Read,
     ReadReply, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, SenderTx,
-    Settle, Share, ShareReply, StoreResult, StoreResultReply, Sync, SyncReply, Tip, TxStatus,
+    Settle, Share, ShareReply, StoreResults, StoreResultsReply, Sync, SyncReply, Tip, TxStatus,
     Watch, WatchReply, Withdraw,
 };
 
@@ -30,8 +30,8 @@ messages! {
     Share => ShareRequest { txs: list }
     ShareReply => ShareResponse { refused: list }
     Withdraw => WithdrawRequest { tx: required, reason: plain }
-    StoreResult => StoreResultRequest { group: required, parts: list }
-    StoreResultReply => StoreResultResponse { parts: list }
+    StoreResults => StoreResultsRequest { results: list }
+    StoreResultsReply => StoreResultsResponse { parts: list, refused: list }
     AcceptParts => AcceptPartsRequest { parts: list }
     AcceptPartsReply => AcceptPartsResponse { refused: list }
     ReceiveCredits => ReceiveCreditsRequest { from: plain, credits: small_list }

@@ -29,8 +29,8 @@ macro_rules! every_request {
     ($check:ident($($argument:expr),*)) => {
         every_request!(@ $check ($($argument),*)
             mempool: Submit Take Report Status;
-            executor: Predict Debit RunGroup;
-            state: Read Append Cut Outbox Share Withdraw StoreResult AcceptParts ReceiveCredits
+            executor: Predict Debit RunGroups;
+            state: Read Append Cut Outbox Share Withdraw StoreResults AcceptParts ReceiveCredits
                 Settle Recall PutCodes Watch Sync Lookup Feed;
             router: Escalate Deliver Fetch;
             beacon: Announce Blocks Head;

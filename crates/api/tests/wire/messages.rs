@@ -18,8 +18,10 @@ structs! {
     PredictReply { predictions }
     CodeWanted { hash, account }
     Debit { txs }
-    RunGroup { group, env, epoch, txs, values }
-    RunGroupReply { parts }
+    RunGroups { groups }
+    GroupRun { group, env, epoch, txs, values }
+    RunGroupsReply { results }
+    GroupResult { group, parts }
 
     Escalate { txs }
     Deliver { chain_id, epoch, from, to, shared, leases, parts, credits, settlements }
@@ -46,8 +48,8 @@ structs! {
     Share { txs }
     ShareReply { refused }
     Withdraw { tx, reason }
-    StoreResult { group, parts }
-    StoreResultReply { parts }
+    StoreResults { results }
+    StoreResultsReply { parts, refused }
     AcceptParts { parts }
     AcceptPartsReply { refused }
     ReceiveCredits { from, credits }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use atoll_types::{
     B256, BeaconBlock, CreditsDue, Decision, KeySet, Lease, Part, PlannedGroup, Receipt, SharedTx,
-    StateKey, StateValue, TxOutcome, Verdict, digest,
+    StateKey, StateValue, TxOutcome, TxRef, Verdict, digest,
 };
 
 use super::{Codes, EpochWrite, Group, Owner, OwnerError, Phase};
@@ -98,7 +98,7 @@ impl Owner {
         due.extend(self.pay_fees());
         self.deposit_due(due, number, &mut cells);
         for tx in &block.dropped {
-            self.drop_expired(&tx.hash, tx.attempt, &mut effects);
+            self.drop_expired(tx, number, &mut effects);
         }
         self.cut = number;
         self.beacon = block.hash();
@@ -295,11 +295,16 @@ impl Owner {
         txs
     }
 
-    fn drop_expired(&mut self, hash: &B256, attempt: u32, effects: &mut CutEffects) {
-        let waits =
-            |shared: &super::Shared| shared.phase == Phase::Shared && shared.tx.attempt == attempt;
-        if self.shared.get(hash).is_some_and(waits) {
-            self.drop_shared(hash, effects);
+    /// Drops what the beacon has dropped, unless it began anew since: a shard that is behind may
+    /// hold that already.
+    fn drop_expired(&mut self, tx: &TxRef, cut: u64, effects: &mut CutEffects) {
+        let waits = |shared: &super::Shared| {
+            shared.phase == Phase::Shared
+                && shared.tx.attempt == tx.attempt
+                && shared.tx.last_valid_round < cut
+        };
+        if self.shared.get(&tx.hash).is_some_and(waits) {
+            self.drop_shared(&tx.hash, effects);
         }
     }
 

@@ -72,7 +72,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Keeps the result of a group that this shard executes. The first one stays.
+    /// Keeps the result of a group that this shard executes, and its own part of it. The first one
+    /// stays.
     pub fn keep_result(&mut self, id: GroupId, parts: Vec<Part>) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
@@ -82,7 +83,15 @@ impl Owner {
         }
         let manifest: Vec<_> = parts.iter().map(|part| (part.owner, part.hash())).collect();
         let message = |part| PartMessage { part, manifest: manifest.clone() };
-        group.result = Some(parts.into_iter().map(message).collect());
+        let messages: Vec<PartMessage> = parts.into_iter().map(message).collect();
+        let here = self.config.shard;
+        let own = messages.iter().find(|message| message.part.owner == here).cloned();
+        group.result = Some(messages);
+        // An own part that breaks a rule is not kept, as another owner would not keep its one: the
+        // group is never acknowledged, and ends by an abort.
+        if let Some(own) = own.filter(|own| self.check_part(own) == Ok(true)) {
+            self.keep_part(own);
+        }
     }
 
     /// Results of open groups, part by part.

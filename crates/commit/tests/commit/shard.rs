@@ -15,10 +15,18 @@ use crate::toy::{self, Ran, Rng};
 #[derive(Clone, Debug)]
 pub enum Message {
     Share(SharedTx),
-    Held { by: ShardId, tx: TxRef },
+    /// An answer to one sharing: the last valid round tells it from others of the attempt.
+    Held {
+        by: ShardId,
+        tx: TxRef,
+        last: u64,
+    },
     Lease(Lease),
     Part(PartMessage),
-    Credits { from: ShardId, credits: Vec<Credit> },
+    Credits {
+        from: ShardId,
+        credits: Vec<Credit>,
+    },
     Settle(Settlement),
 }
 
@@ -152,7 +160,7 @@ pub struct Shard {
     pub jobs: VecDeque<Job>,
     pub escalated: HashSet<B256>,
     /// Owners from which word is still to come that they hold a transaction.
-    pub sharing: HashMap<TxRef, BTreeSet<ShardId>>,
+    pub sharing: HashMap<(TxRef, u64), BTreeSet<ShardId>>,
     pub announced: Vec<SharedTx>,
     leases: BTreeMap<GroupId, BTreeMap<ShardId, Lease>>,
     pub outbox: Vec<(ShardId, Message)>,
@@ -255,16 +263,17 @@ impl Shard {
         match message {
             Message::Share(shared) => {
                 let (tx, to, by) = (shared.reference(), shared.origin, self.id());
+                let last = shared.last_valid_round;
                 if self.hold(shared) {
-                    self.outbox.push((to, Message::Held { by, tx }));
+                    self.outbox.push((to, Message::Held { by, tx, last }));
                 }
             }
-            Message::Held { by, tx } => {
-                let Some(missing) = self.sharing.get_mut(&tx) else { return };
+            Message::Held { by, tx, last } => {
+                let Some(missing) = self.sharing.get_mut(&(tx, last)) else { return };
                 missing.remove(&by);
                 if missing.is_empty() {
-                    self.sharing.remove(&tx);
-                    self.announce(tx);
+                    self.sharing.remove(&(tx, last));
+                    self.announce(tx, last);
                 }
             }
             Message::Lease(lease) => {
@@ -292,9 +301,10 @@ impl Shard {
         }
     }
 
-    fn announce(&mut self, tx: TxRef) {
+    fn announce(&mut self, tx: TxRef, last: u64) {
         let mut held = self.ledger.owner.unplanned();
-        if let Some(shared) = held.find(|shared| shared.reference() == tx).cloned() {
+        let meant = |s: &&SharedTx| (s.reference(), s.last_valid_round) == (tx, last);
+        if let Some(shared) = held.find(meant).cloned() {
             self.announced.push(shared);
         }
     }
@@ -543,9 +553,9 @@ impl Shard {
             self.outbox.push((*to, Message::Share(shared.clone())));
         }
         if others.is_empty() {
-            self.announce(shared.reference());
+            self.announce(shared.reference(), shared.last_valid_round);
         } else {
-            self.sharing.insert(shared.reference(), others);
+            self.sharing.insert((shared.reference(), shared.last_valid_round), others);
         }
     }
 

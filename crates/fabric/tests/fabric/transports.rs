@@ -1,4 +1,5 @@
 //! One suite for a service that is called through its mailbox, and over gRPC.
+#![allow(clippy::disallowed_methods, reason = "real time passes in these tests")]
 
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,10 @@ use crate::{
 
 /// Runs a scenario. If it fails, the panic comes while the processes are there, so that they show
 /// what they have logged.
-async fn on(mut cluster: Processes, scenario: impl AsyncFnOnce(&mut Processes) -> anyhow::Result<()>) {
+async fn on(
+    mut cluster: Processes,
+    scenario: impl AsyncFnOnce(&mut Processes) -> anyhow::Result<()>,
+) {
     if let Err(error) = scenario(&mut cluster).await {
         panic!("{error:?}");
     }
@@ -92,31 +95,38 @@ struct Blow {
 async fn killed_under_load(blow: Blow) {
     let mut traffic = Traffic::new().expect("keys");
     let cluster = Processes::start(traffic.balances(), traffic.placement()).await;
+    let t0 = std::time::Instant::now();
     on(cluster.expect("a cluster"), async |cluster| {
         let api = cluster.api.clone();
         traffic.deploy(&api).await.context("deploy")?;
         let acks = Acks::watch(&api).await?;
+        eprintln!("TIMING {:?} let acks = Acks::wat", t0.elapsed());
         let mut load = traffic.start(&api, 7)?;
         acks.reach(COUNT / 5).await?;
         cluster.kill(&blow.victims)?;
+        eprintln!("TIMING {:?} cluster.kill(&blow.v", t0.elapsed());
         let killed_at = acks.count();
         ensure!(killed_at < COUNT, "the load was over before anything was killed");
         if let Some((shard, is_final)) = blow.goes_on {
             traffic.probe(&api, shard, is_final).await.context("a shard does not go on")?;
         }
         cluster.launch(&blow.victims)?;
+        eprintln!("TIMING {:?} cluster.launch(&blow", t0.elapsed());
         while let Some(sender) = load.join_next().await {
             sender?.context("the load does not finish")?;
         }
         cluster.is_running()?;
+        eprintln!("TIMING {:?} cluster.is_running()", t0.elapsed());
         cluster.ready().await?;
         traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
         acks.hold(&api).await.context("an acknowledgement did not hold")?;
         let receipts = traffic.receipts(&api).await?;
+        eprintln!("TIMING {:?} let receipts = traff", t0.elapsed());
         traffic.check_links(cluster, &receipts).await?;
         let burned = balance_the_books(cluster, &receipts).await?;
         cluster.stop().await?;
-        audit(cluster, burned)
+
+        eprintln!("TIMING {:?} let burned = balance", t0.elapsed());        audit(cluster, burned)
     })
     .await;
 }
@@ -172,7 +182,8 @@ async fn a_second_process_on_a_data_directory_is_refused() -> anyhow::Result<()>
     let mut second = Process::start("second", &config, &dir.path().join("second.log"))?;
     assert_eq!(second.ended().await?.code(), Some(1));
     let (logged, log) = (second.logged(), dir.path().join("data/beacon"));
-    for words in ["error: ", "cannot open", "is in use by another process", &log.to_string_lossy()] {
+    for words in ["error: ", "cannot open", "is in use by another process", &log.to_string_lossy()]
+    {
         assert!(logged.contains(words), "{words:?} is not in {logged}");
     }
     // The first one is unharmed, and when it has gone another one can have the directory.

@@ -39,7 +39,11 @@ impl Core {
                     self.ended(&[], &[(shared, reason.clone())], Change::default());
                 }
             }
-            Record::Result { group, parts } => self.owner.keep_result(*group, parts.clone()),
+            Record::Results(results) => {
+                for result in results {
+                    self.owner.keep_result(result.group, result.parts.clone());
+                }
+            }
             Record::Parts(parts) => {
                 parts.iter().for_each(|part| self.owner.keep_part(part.clone()));
             }

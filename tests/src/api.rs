@@ -122,22 +122,7 @@ impl Api {
     async fn wait(&self, hash: B256, wait: Wait) -> anyhow::Result<TransactionReceipt> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let request =
-                GetReceiptRequest { hash: wire(hash.as_slice()), wait: wait.into(), timeout_ms: 0 };
-            let known = match self.client.clone().get_receipt(request).await {
-                Ok(reply) => reply.into_inner().receipt.context("a reply without receipt")?,
-                Err(status) => {
-                    let passes = matches!(
-                        status.code(),
-                        Code::Unavailable | Code::ResourceExhausted | Code::NotFound
-                    );
-                    if !passes || Instant::now() >= deadline {
-                        return Err(status).with_context(|| format!("no receipt of {hash}"));
-                    }
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            };
+            let known = self.known(hash, wait, 0).await?;
             let enough = match known.finality() {
                 TransactionFinality::Final | TransactionFinality::Dropped => true,
                 TransactionFinality::Executed => wait == Wait::Executed,
@@ -149,6 +134,33 @@ impl Api {
             if Instant::now() >= deadline {
                 bail!("{hash} is not done after {PATIENCE:?}, only {:?}", known.finality());
             }
+        }
+    }
+
+    /// What is known of a transaction at the latest after so many milliseconds; 0: as long as the
+    /// gateway waits.
+    pub async fn known(
+        &self,
+        hash: B256,
+        wait: Wait,
+        timeout_ms: u64,
+    ) -> anyhow::Result<TransactionReceipt> {
+        let deadline = Instant::now() + PATIENCE;
+        let request =
+            GetReceiptRequest { hash: wire(hash.as_slice()), wait: wait.into(), timeout_ms };
+        loop {
+            let status = match self.client.clone().get_receipt(request.clone()).await {
+                Ok(reply) => return reply.into_inner().receipt.context("a reply without receipt"),
+                Err(status) => status,
+            };
+            let passes = matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::NotFound
+            );
+            if !passes || Instant::now() >= deadline {
+                return Err(status).with_context(|| format!("no receipt of {hash}"));
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, U256};
 use anyhow::Context as _;
 use atoll::{
     cluster::{Cluster, all_here},
     config::{Beacon, Chain, Config},
 };
+use atoll_api::state::Lookup;
+use atoll_fabric::Context;
 use tempfile::TempDir;
 
-use crate::{CHAIN_ID, api::Api};
+use crate::{CHAIN_ID, PATIENCE, api::Api};
 
 /// Time of beacon block 0, in milliseconds since 1970: a round number in the past.
 const GENESIS_TIME_MS: u64 = 1_700_000_000_000;
@@ -74,6 +76,16 @@ impl Here {
         let Self { cluster, config, data, .. } = self;
         cluster.stop().await;
         Self::open(config, data).await
+    }
+
+    /// Whether the sender's shard knows nothing of a transaction: it is in no block and not on its way
+    /// across shards.
+    pub async fn is_unknown(&self, sender: Address, tx: B256) -> anyhow::Result<bool> {
+        let shard = usize::from(self.cluster.placement.owner(&sender).0);
+        let context = Context::none().with_timeout(PATIENCE);
+        let ask = Lookup { txs: vec![tx] };
+        let known = self.cluster.shards[shard].state.lookup.call(context, ask).await?;
+        Ok(known.statuses.iter().all(Option::is_none))
     }
 
     /// Stops the cluster. What it has kept is in the directory, which goes when it is dropped.

@@ -54,12 +54,21 @@ pub struct History {
 impl History {
     /// Waits until nothing is under way any more, then copies what the cluster has recorded.
     pub async fn of(here: &Here, txs: Vec<Ended>) -> anyhow::Result<Self> {
-        let beacon = quiet(here).await?;
+        let mut beacon = quiet(here).await?;
         let genesis = &here.cluster.genesis.accounts;
         let shards = (0..here.config.chain.shards).map(|shard| {
             let dir = here.config.data.join(format!("shard-{shard}")).join("log");
             read_log(&dir).with_context(|| format!("cannot read the log of shard {shard}"))
         });
+        let shards = shards.collect::<anyhow::Result<Vec<_>>>()?;
+        let cuts = shards.iter().flatten().filter_map(|record| match record {
+            Record::Cut(block) => Some(block.number()),
+            _ => None,
+        });
+        let newest = cuts.max().unwrap_or(0);
+        while beacon.last().is_some_and(|block| block.number() < newest) {
+            follow(here, &mut beacon).await?;
+        }
         let count = txs.len();
         let txs: HashMap<B256, Ended> =
             txs.into_iter().map(|tx| (*tx.envelope.tx_hash(), tx)).collect();
@@ -68,7 +77,7 @@ impl History {
             placement: here.cluster.placement.clone(),
             genesis: genesis.iter().map(|account| (account.address, account.balance)).collect(),
             beacon,
-            shards: shards.collect::<anyhow::Result<_>>()?,
+            shards,
             txs,
         })
     }

@@ -31,7 +31,7 @@ fn program(shards: u16, seed: u64) -> anyhow::Result<Program> {
 /// Carries out a program, and compares.
 async fn check(program: Program) -> anyhow::Result<(order::Counts, replay::Counts)> {
     let here = Here::start(&program.shape()).await?;
-    let txs = program.run(&here.api).await?;
+    let txs = program.run(&here).await?;
     let history = History::of(&here, txs).await?;
     let (steps, order) = serial_order(&history)?;
     let replay = Replay::run(&history, &steps);
@@ -86,7 +86,7 @@ async fn eight_shards() -> anyhow::Result<()> {
 async fn whatever_is_changed_is_found() -> anyhow::Result<()> {
     let program = program(3, 7)?;
     let here = Here::start(&program.shape()).await?;
-    let history = History::of(&here, program.run(&here.api).await?).await?;
+    let history = History::of(&here, program.run(&here).await?).await?;
     let (steps, _) = serial_order(&history)?;
     let found = async |history: &History, steps: &[Step]| {
         let replay = Replay::run(history, steps);

@@ -38,7 +38,8 @@ impl RpcError for StateError {
             | Self::Fenced { .. }
             | Self::Pinned { .. }
             | Self::CutGap { .. }
-            | Self::OtherBeaconChain { .. } => Code::FailedPrecondition,
+            | Self::OtherBeaconChain { .. }
+            | Self::NotHeld { .. } => Code::FailedPrecondition,
             Self::CutTooOld { .. } | Self::CutAhead { .. } => Code::OutOfRange,
             Self::Refused(refusal) => refusal_code(refusal),
             Self::Storage { .. } => Code::Internal,

@@ -357,6 +357,8 @@ pub enum StateError {
     CutGap { found: u64, newest: u64 },
     #[error("beacon block {number} has another parent than the chain of this shard")]
     OtherBeaconChain { number: u64 },
+    #[error("beacon block {number} needs what this shard does not hold: {what}")]
+    NotHeld { number: u64, what: String },
     #[error("cut {asked} is older than {oldest}, the oldest one kept")]
     CutTooOld { asked: u64, oldest: u64 },
     #[error("cut {asked} has not been reached, the newest one is {newest}")]

@@ -22,6 +22,7 @@
 //!
 //! Writes are net changes: a key that was written and is back at its old value is a read.
 
+mod block;
 mod call;
 mod code;
 mod db;
@@ -35,6 +36,7 @@ mod overlay;
 mod run;
 mod view;
 
+pub use block::{BlockExecutor, Changes, Mode, Sequential};
 pub use call::{CALL_GAS_CAP, CallEnd, CallOutcome, CallRequest, CallResult, CallRun};
 pub use code::{Bytecode, CodeCache, bytecode};
 pub use env::TX_GAS_LIMIT_CAP;

@@ -15,6 +15,7 @@ const MAX_BLOCKS: u32 = 256;
 
 /// What the beacon's log holds.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are blocks")]
 enum Record {
     Genesis { digest: B256 },
     Block(BeaconRecord),
@@ -197,4 +198,124 @@ fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<
         .iter()
         .find(|keys| keys.shard.0 >= shards)
         .map(|keys| format!("it names shard {}, this cluster has {shards}", keys.shard))
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_store::{MemoryIndex, MemoryLog};
+    use atoll_types::{Address, Anchor, ShardId, ShardKeys, TxRef};
+
+    use super::*;
+
+    fn config() -> PlannerConfig {
+        PlannerConfig::new(7, 2, Address::ZERO, 1_000)
+    }
+
+    fn intent(name: u8) -> Intent {
+        let keys = |shard| ShardKeys {
+            shard: ShardId(shard),
+            reads: Vec::new(),
+            writes: vec![name.into()],
+        };
+        Intent {
+            tx: TxRef { hash: B256::repeat_byte(name), attempt: 1 },
+            origin: ShardId(0),
+            sender: Address::repeat_byte(name),
+            nonce: 0,
+            gas_limit: 1,
+            last_valid_round: 100,
+            keys: vec![keys(0), keys(1)],
+        }
+    }
+
+    fn anchor(cut: u64) -> Anchor {
+        Anchor {
+            shard: ShardId(0),
+            head: cut,
+            cut,
+            digest: B256::ZERO,
+            gas_used: cut,
+            acks: Vec::new(),
+            credits_sent: Vec::new(),
+            credits_received: Vec::new(),
+            grants: 0,
+        }
+    }
+
+    fn announce(intents: Vec<Intent>, anchor: Option<Anchor>) -> Announce {
+        Announce { from: ShardId(0), intents, anchor }
+    }
+
+    fn open(
+        log: &MemoryLog,
+        index: &MemoryIndex,
+        config: PlannerConfig,
+    ) -> Result<Core, OpenError> {
+        Core::open(config, &mut log.clone(), Arc::new(index.clone()))
+    }
+
+    fn make(core: &mut Core, log: &mut MemoryLog) -> Result<(), StoreError> {
+        let record = core.make(2_000, B256::ZERO)?;
+        log.append(&record)?;
+        log.sync()
+    }
+
+    #[test]
+    fn a_restart_tells_the_same_and_plans_nothing_twice() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let (mut log, index) = (MemoryLog::new(), MemoryIndex::new());
+        let mut core = open(&log, &index, config())?;
+        for cut in 0..4 {
+            core.announce(announce(vec![intent(cut as u8 + 1)], Some(anchor(cut))))?;
+            make(&mut core, &mut log)?;
+        }
+        let all = Blocks { after: 0, max: 100, wait_ms: 0 };
+        let (blocks, open_groups) = (core.blocks(&all)?.blocks, core.head().groups_open);
+        assert_eq!((blocks.len(), open_groups), (4, 4));
+        for clean in [false, true, true, false] {
+            if clean {
+                core.close(log.next())?;
+            }
+            log.append(b"torn")?;
+            log.crash();
+            core = open(&log, &index, config())?;
+            assert_eq!(core.blocks(&all)?.blocks, blocks);
+            assert_eq!(core.head().groups_open, open_groups);
+            assert_eq!(core.announce(announce(vec![intent(1)], None))?, 0, "planned before");
+            let next = core.planner().propose(3_000, B256::ZERO);
+            assert_eq!(next.block.anchors, Vec::new(), "no anchor is taken in again");
+        }
+        core.close(log.next())?;
+        // Bounds may change with either kind of start, what the chain began with may not.
+        let bounds = PlannerConfig { max_waiting: 0, ..config() };
+        core = open(&log, &index, bounds)?;
+        let refused = core.announce(announce(vec![intent(9)], None));
+        assert!(matches!(refused, Err(BeaconError::TooManyIntents { limit: 0 })));
+        core.close(log.next())?;
+        let other = PlannerConfig { shards: 3, ..config() };
+        assert!(matches!(open(&log, &index, other), Err(OpenError::OtherGenesis { .. })));
+        core = open(&log, &index, config())?;
+        assert_eq!(core.blocks(&all)?.blocks, blocks, "a start that was refused does no harm");
+        Ok(())
+    }
+
+    #[test]
+    fn intents_that_make_no_sense_are_refused() -> Result<(), Box<dyn std::error::Error>> {
+        let mut core = open(&MemoryLog::new(), &MemoryIndex::new(), config())?;
+        let mut refused = |change: fn(&mut Intent)| {
+            let mut intent = intent(1);
+            change(&mut intent);
+            core.announce(announce(vec![intent], None)).is_err()
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|intent| intent.origin = ShardId(1)));
+        assert!(refused(|intent| intent.keys.clear()));
+        assert!(refused(|intent| intent.keys.reverse()));
+        assert!(refused(|intent| intent.keys[1].shard = ShardId(2)));
+        assert!(refused(|intent| intent.keys[1].writes.clear()));
+        assert!(refused(|intent| {
+            intent.keys.remove(0);
+        }));
+        Ok(())
+    }
 }

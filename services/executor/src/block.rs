@@ -11,7 +11,9 @@ use atoll_api::{
     router::Escalate,
     state::{Append, StateError, Sync},
 };
-use atoll_evm::{Bytecode, Effects, Executor, Invalid, OnMissing, Outcome, Overlay, StateView};
+use atoll_evm::{
+    BlockExecutor, Bytecode, Changes, Effects, Invalid, Mode, Outcome, Sequential, StateView,
+};
 use atoll_fabric::{Context, Fault};
 use atoll_telemetry::stages;
 use atoll_types::{
@@ -254,8 +256,7 @@ fn run_all(
     let mut run = Runner {
         shared,
         ground,
-        evm: Executor::new(&ground.env),
-        overlay: Overlay::new(&view),
+        block: Sequential::new(&ground.env, &view),
         built: Built::default(),
         behind: HashMap::new(),
     };
@@ -270,9 +271,9 @@ fn run_all(
     }
     let returned = waiting.into_iter().map(|c| (*c.tx.hash(), End::Returned));
     run.built.ends.extend(returned.map(|(tx, end)| TxEnd { tx, end }));
-    let Runner { overlay, built, .. } = run;
-    let codes = overlay.codes().to_vec();
-    Ok((built, overlay.into_writes(), codes))
+    let Runner { block, built, .. } = run;
+    let Changes { writes, codes } = block.finish();
+    Ok((built, writes, codes))
 }
 
 /// Keys that every transaction uses, as far as they are this shard's and not at hand.
@@ -296,8 +297,7 @@ enum Behind {
 struct Runner<'a> {
     shared: &'a Shared,
     ground: &'a Ground,
-    evm: Executor,
-    overlay: Overlay<'a, LocalView<'a>>,
+    block: Sequential<'a, LocalView<'a>>,
     built: Built,
     behind: HashMap<Address, Behind>,
 }
@@ -308,6 +308,7 @@ impl Runner<'_> {
         let (mut keys, mut codes) = (HashSet::new(), HashSet::new());
         let mut again = Vec::new();
         self.behind.retain(|_, behind| *behind == Behind::Gone);
+        self.block.prepare(&candidates.iter().map(|c| &c.tx).collect::<Vec<_>>());
         for candidate in candidates {
             let sender = candidate.tx.sender();
             match self.behind.get(&sender) {
@@ -326,11 +327,8 @@ impl Runner<'_> {
                 }
                 None => {}
             }
-            let run = if candidate.credit {
-                self.evm.debit(&candidate.tx, &self.overlay)
-            } else {
-                self.evm.transact(&candidate.tx, &self.overlay, OnMissing::Assume)
-            };
+            let mode = if candidate.credit { Mode::Debit } else { Mode::Transact };
+            let run = self.block.attempt(&candidate.tx, mode);
             match run.outcome {
                 Outcome::Executed(effects) => self.include(&candidate, *effects),
                 Outcome::Invalid(invalid) => self.refuse(&candidate.tx, &invalid),
@@ -370,7 +368,7 @@ impl Runner<'_> {
 
     fn include(&mut self, candidate: &Candidate, effects: Effects) {
         let (tx, shard) = (&candidate.tx, self.shared.shard());
-        self.overlay.apply(&effects);
+        self.block.keep(&effects);
         self.built.fees += effects.fee;
         self.built.burned += effects.burned;
         let mut shards = vec![shard];

@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::keccak256;
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
 use atoll_evm::{
-    Bytecode, Effects, Executor, Invalid, OnMissing, Outcome, Overlay, Run, StateView,
+    BlockExecutor, Bytecode, Changes, Effects, Invalid, Mode, Outcome, Run, Sequential, StateView,
 };
 use atoll_telemetry::stages;
 use atoll_types::{
@@ -94,8 +94,7 @@ struct Group<'a> {
     request: &'a GroupRun,
     writable: &'a HashSet<StateKey>,
     leased: &'a Leased<'a>,
-    evm: Executor,
-    overlay: Overlay<'a, Leased<'a>>,
+    block: Sequential<'a, Leased<'a>>,
     parts: BTreeMap<ShardId, Part>,
 }
 
@@ -128,14 +127,14 @@ impl<'a> Group<'a> {
             request,
             writable,
             leased,
-            evm: Executor::new(&request.env),
-            overlay: Overlay::new(leased),
+            block: Sequential::new(&request.env, leased),
             parts: request.group.owners.iter().map(part).collect(),
         }
     }
 
     /// Every owner's part, ascending; or the hashes of code that has to be fetched first.
     fn run(mut self) -> Result<Vec<Part>, Vec<B256>> {
+        self.block.prepare(&self.request.txs.iter().map(|shared| &shared.tx).collect::<Vec<_>>());
         for (index, tx) in self.request.txs.iter().enumerate() {
             let outcome = self.one(index as u32, tx)?;
             if let Some(part) = self.parts.get_mut(&tx.origin) {
@@ -146,7 +145,7 @@ impl<'a> Group<'a> {
     }
 
     fn one(&mut self, index: u32, shared: &SharedTx) -> Result<TxOutcome, Vec<B256>> {
-        let run = self.evm.transact(&shared.tx, &self.overlay, OnMissing::Assume);
+        let run = self.block.attempt(&shared.tx, Mode::Transact);
         if !run.missing_codes.is_empty() && run.missing.is_empty() {
             return Err(run.missing_codes);
         }
@@ -182,7 +181,7 @@ impl<'a> Group<'a> {
         if shared.wrong + 1 < SharedTx::MAX_WRONG {
             return TxOutcome::Wrong { missing };
         }
-        let run = self.evm.fail(&shared.tx, &self.overlay);
+        let run = self.block.attempt(&shared.tx, Mode::Fail);
         match run.outcome {
             Outcome::Executed(effects) => {
                 self.include(index, shared, *effects);
@@ -194,7 +193,7 @@ impl<'a> Group<'a> {
     }
 
     fn include(&mut self, index: u32, shared: &SharedTx, effects: Effects) {
-        self.overlay.apply(&effects);
+        self.block.keep(&effects);
         let Some(part) = self.parts.get_mut(&shared.origin) else { return };
         part.fees += effects.fee;
         part.burned += effects.burned;
@@ -214,10 +213,11 @@ impl<'a> Group<'a> {
     }
 
     fn split(self) -> Vec<Part> {
-        let Self { shared, overlay, mut parts, .. } = self;
+        let Self { shared, block, mut parts, .. } = self;
+        let Changes { writes, codes } = block.finish();
         let codes: HashMap<B256, Bytes> =
-            overlay.codes().iter().map(|code| (keccak256(code), code.clone())).collect();
-        for (key, value) in overlay.into_writes() {
+            codes.into_iter().map(|code| (keccak256(&code), code)).collect();
+        for (key, value) in writes {
             let Some(part) = parts.get_mut(&shared.placement().owner_of(&key)) else { continue };
             let created = matches!(key, StateKey::Code(_)).then(|| codes.get(&value.code().hash));
             if let Some(code) = created.flatten()

@@ -275,12 +275,15 @@ impl Cluster {
         while let Some(port) = self.ports.pop() {
             port.close().await;
         }
+        // Those that call first, those that are called last.
         for slots in &self.slots {
-            stop(&slots.mempool).await;
             stop(&slots.executor).await;
+        }
+        for slots in &self.slots {
             stop(&slots.router).await;
         }
         for slots in &self.slots {
+            stop(&slots.mempool).await;
             stop(&slots.state).await;
         }
         stop(&self.beacon_slot).await;

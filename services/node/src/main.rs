@@ -12,10 +12,6 @@ use atoll::{
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-// A sixth of the CPU went into the system's allocator; see docs/benchmarks.md.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A cluster that runs Ethereum contracts on many shards and behaves as one chain.
 #[derive(Parser)]
 #[command(name = "atoll", version, about, arg_required_else_help = true)]

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::shared::{Counts, Shared, lock};
 
+const RETRY: Duration = Duration::from_millis(100);
 /// Items that may wait; more are left to the refresh.
 const MAX_WAITING: usize = 65_536;
 /// Transactions shared in one message at the most; keeps messages below the size limit.
@@ -103,6 +104,7 @@ impl Outbound {
 /// cannot be delivered is dropped here; it stays in the state's outbox and is sent again from there.
 pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
     let Some(peer) = shared.peers.get(&to) else { return };
+    let mut reachable = true;
     loop {
         peer.outbound.came.notified().await;
         let taken = peer.outbound.take();
@@ -123,10 +125,18 @@ pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
         };
         Counts::add(&shared.counts.messages, 1);
         match peer.client.deliver.call(shared.context(), deliver).await {
-            Ok(reply) => delivered(to, &reply, held),
+            Ok(reply) => {
+                if !std::mem::replace(&mut reachable, true) {
+                    tracing::info!(shard = %to, "shard is reached again");
+                }
+                delivered(to, &reply, held);
+            }
             Err(error) => {
-                tracing::warn!(shard = %to, %error, "cannot deliver to a shard; it is sent again");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // Said once, not with each message that is lost until it is reached again.
+                if std::mem::replace(&mut reachable, false) {
+                    tracing::warn!(shard = %to, %error, "cannot deliver to a shard; it is sent again");
+                }
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

@@ -5,6 +5,8 @@
 
 mod apply;
 mod query;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -77,6 +79,8 @@ struct CleanStop {
     owner: Owner,
     anchored: u64,
     unanchored: Vec<(u64, Vec<B256>)>,
+    /// Oldest first.
+    dropped: Vec<(B256, String)>,
 }
 
 /// The state machine of one shard's `state` service.
@@ -114,6 +118,7 @@ impl Core {
             let mut events = Events::anchored_at(stop.anchored);
             events.number_from(stop.next);
             stop.unanchored.into_iter().for_each(|(n, txs)| events.add_block(n, txs));
+            stop.dropped.into_iter().for_each(|(tx, reason)| events.remember_drop(tx, reason));
             return Ok(Self {
                 history: History::starting_at(stop.owner.cut_number() + 1),
                 owner: stop.owner,
@@ -174,6 +179,7 @@ impl Core {
             owner: self.owner.clone(),
             anchored: self.events.anchored(),
             unanchored: self.events.unanchored().iter().cloned().collect(),
+            dropped: self.events.all_dropped(),
         };
         self.values.index().mark_clean(&encode(&stop))
     }
@@ -429,13 +435,11 @@ fn refused(error: OwnerError) -> StateError {
         }
         OwnerError::Fenced(key) => StateError::Fenced { key },
         OwnerError::Pinned(tx) => StateError::Pinned { tx },
-        OwnerError::Foreign { owner, .. } => {
-            StateError::Refused(Refusal::NotOwner { owner, here: owner })
+        OwnerError::Foreign { owner, here, .. } => {
+            StateError::Refused(Refusal::NotOwner { owner, here })
         }
         OwnerError::CutGap { found, newest } => StateError::CutGap { found, newest },
         OwnerError::OtherChain(number) => StateError::OtherBeaconChain { number },
-        OwnerError::NotHeld { number, what } => StateError::Storage {
-            reason: format!("beacon block {number} needs what this shard has lost: {what}"),
-        },
+        OwnerError::NotHeld { number, what } => StateError::NotHeld { number, what },
     }
 }

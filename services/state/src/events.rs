@@ -59,7 +59,13 @@ impl Events {
     }
 
     pub fn drop_tx(&mut self, tx: B256, reason: String) {
-        if self.dropped.insert(tx, reason.clone()).is_none() {
+        self.remember_drop(tx, reason.clone());
+        self.push(FeedEvent::Dropped { tx, reason });
+    }
+
+    /// Keeps why a transaction was dropped, for those who ask.
+    pub fn remember_drop(&mut self, tx: B256, reason: String) {
+        if self.dropped.insert(tx, reason).is_none() {
             self.dropped_order.push_back(tx);
         }
         if self.dropped_order.len() > KEPT_DROPPED
@@ -67,7 +73,12 @@ impl Events {
         {
             self.dropped.remove(&oldest);
         }
-        self.push(FeedEvent::Dropped { tx, reason });
+    }
+
+    /// All that are kept, oldest first.
+    pub fn all_dropped(&self) -> Vec<(B256, String)> {
+        let reason = |tx: &B256| Some((*tx, self.dropped.get(tx)?.clone()));
+        self.dropped_order.iter().filter_map(reason).collect()
     }
 
     pub fn dropped(&self, tx: &B256) -> Option<&String> {

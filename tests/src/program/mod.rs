@@ -6,7 +6,7 @@ mod world;
 
 use alloy_primitives::U256;
 use atoll::config::Beacon;
-use atoll_wire::v1::{SubmitOutcome, TransactionFinality};
+use atoll_wire::v1::{SubmitOutcome, TransactionFinality, get_receipt_request::Wait};
 use futures::future::{try_join, try_join_all};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -15,7 +15,7 @@ pub use world::{Authority, World};
 
 use crate::{
     api::Api,
-    here::Shape,
+    here::{Here, Shape},
     history::Ended,
     wallet::{Plan, Signed, Wallet},
 };
@@ -24,8 +24,8 @@ use crate::{
 const BURST: usize = 4;
 /// Ether that every account of a program has.
 const ETHER: u64 = 1_000;
-/// Finney that accounts have whose funds others take: enough for a few transactions.
-const FINNEY: u64 = 500;
+/// What those get whose funds others take: enough for a few transactions.
+const HELP_WEI: u64 = 500_000_000_000_000_000;
 
 /// What a seed stands for.
 #[derive(Clone, Debug)]
@@ -52,13 +52,15 @@ impl Program {
 
     /// The cluster that it runs on.
     pub fn shape(&self) -> Shape {
-        let wei =
-            |amount: u64, power: u64| U256::from(amount) * U256::from(10).pow(U256::from(power));
-        let World { senders, deployers, victims, placement, .. } = &self.world;
-        let rich = senders.iter().chain(deployers).map(|wallet| (wallet, wei(ETHER, 18)));
-        let poor = victims.iter().map(|wallet| (wallet, wei(FINNEY, 15)));
+        let ether = U256::from(ETHER) * U256::from(10).pow(U256::from(18));
+        let help = U256::from(HELP_WEI);
+        let World { senders, deployers, saviours, victims, placement, .. } = &self.world;
+        let rich = senders.iter().chain(deployers).chain(saviours);
         Shape {
-            balances: rich.chain(poor).map(|(wallet, wei)| (wallet.address(), wei)).collect(),
+            balances: rich
+                .map(|wallet| (wallet.address(), ether))
+                .chain(victims.iter().map(|wallet| (wallet.address(), help)))
+                .collect(),
             placement: placement.exceptions().iter().map(|(a, shard)| (*a, shard.0)).collect(),
             beacon: self.beacon.clone(),
             ..Shape::new(placement.shards())
@@ -66,9 +68,10 @@ impl Program {
     }
 
     /// Carries it out: all senders at once. Returns every transaction and its end.
-    pub async fn run(&self, api: &Api) -> anyhow::Result<Vec<Ended>> {
+    pub async fn run(&self, here: &Here) -> anyhow::Result<Vec<Ended>> {
+        let api = &here.api;
         let mut done = Vec::new();
-        let World { mut senders, mut deployers, .. } = self.world.clone();
+        let World { mut senders, mut deployers, mut saviours, .. } = self.world.clone();
         let deployments = deployers.iter_mut().zip(self.world.deployments()?);
         let deployed = deployments.map(|(wallet, plan)| carry_out(api, wallet, vec![plan]));
         done.extend(try_join_all(deployed).await?.into_iter().flatten());
@@ -79,7 +82,8 @@ impl Program {
         let failed = done.iter().find(|tx| !tx.receipt.status).map(|tx| &tx.receipt);
         anyhow::ensure!(failed.is_none(), "the world cannot be set up: {failed:?}");
         let acted = senders.iter_mut().enumerate().map(|(at, wallet)| self.act(api, at, wallet));
-        let victims = self.world.victims.iter().map(|wallet| self.suffer(api, wallet));
+        let victims = self.world.victims.iter().zip(&mut saviours);
+        let victims = victims.map(|(wallet, saviour)| self.suffer(here, wallet, saviour));
         let (acted, suffered) = try_join(try_join_all(acted), try_join_all(victims)).await?;
         done.extend(acted.into_iter().chain(suffered).flatten());
         Ok(done)
@@ -113,23 +117,52 @@ impl Program {
         Ok(done)
     }
 
-    /// What somebody does whose nonce and funds others move: one transaction after the other, until
-    /// there are no funds left.
-    async fn suffer(&self, api: &Api, wallet: &Wallet) -> anyhow::Result<Vec<Ended>> {
+    /// What somebody does whose nonce and funds others move: one transaction after the other. When
+    /// there are no funds left, the saviour sends some.
+    async fn suffer(
+        &self,
+        here: &Here,
+        wallet: &Wallet,
+        saviour: &mut Wallet,
+    ) -> anyhow::Result<Vec<Ended>> {
         let mut rng = self.rng(wallet);
-        let mut done: Vec<Ended> = Vec::new();
+        let mut done = Vec::new();
         for _ in 0..self.rounds {
-            let nonce = api.account(wallet.address(), 0).await?.nonce;
+            let nonce = here.api.account(wallet.address(), 0).await?.nonce;
             let act = Act::any(&mut rng);
             let tx = wallet.sign_at(nonce, &self.world.plan(act, wallet, &mut rng)?)?;
-            match api.offer(&tx).await? {
-                SubmitOutcome::Taken | SubmitOutcome::AlreadyKnown => {}
-                SubmitOutcome::NonceTooLow => continue,
-                SubmitOutcome::InsufficientFunds => break,
-                other => anyhow::bail!("{} is not taken: {other:?}", tx.hash),
-            }
-            if done.iter().all(|before| *before.envelope.tx_hash() != tx.hash) {
-                done.push(Ended::new(&tx, api.end_of(tx.hash).await?)?);
+            let mut offers = 0;
+            let end = loop {
+                let outcome = here.api.offer(&tx).await?;
+                offers += 1;
+                match outcome {
+                    SubmitOutcome::Taken | SubmitOutcome::AlreadyKnown => {}
+                    // Its nonce was used by an authorisation, unless it has just been executed.
+                    SubmitOutcome::NonceTooLow
+                        if here.is_unknown(wallet.address(), tx.hash).await? =>
+                    {
+                        break None;
+                    }
+                    SubmitOutcome::NonceTooLow | SubmitOutcome::InsufficientFunds => {}
+                    other => anyhow::bail!("{} is not taken: {other:?}", tx.hash),
+                }
+                // What is in the pool and cannot be paid for stays there.
+                if outcome == SubmitOutcome::InsufficientFunds || offers % 4 == 0 {
+                    let help = Plan::pay(wallet.address(), HELP_WEI);
+                    done.extend(carry_out(&here.api, saviour, vec![help]).await?);
+                }
+                if outcome == SubmitOutcome::InsufficientFunds {
+                    continue;
+                }
+                let known = here.api.known(tx.hash, Wait::Final, 300).await?;
+                let ends = [TransactionFinality::Final, TransactionFinality::Dropped];
+                if ends.contains(&known.finality()) {
+                    break Some(known);
+                }
+                anyhow::ensure!(offers < 400, "{} has no end: {outcome:?}, {known:?}", tx.hash);
+            };
+            if let Some(receipt) = end {
+                done.push(Ended::new(&tx, receipt)?);
             }
         }
         Ok(done)

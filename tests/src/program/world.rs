@@ -48,6 +48,8 @@ pub struct World {
     /// The last of these: they send transactions too, while others use their authorisations, which
     /// moves their nonces and takes their funds.
     pub victims: Vec<Wallet>,
+    /// One for each victim, with funds.
+    pub saviours: Vec<Wallet>,
     pub coinbase: Address,
     pub tokens: [Address; 2],
     pub exchange: Address,
@@ -113,6 +115,7 @@ impl World {
             strangers: wallets("stranger", STRANGERS)?.iter().map(Wallet::address).collect(),
             authorities: authorities.map(Authority::new).collect(),
             victims,
+            saviours: wallets("saviour", VICTIMS)?,
             coinbase: Address::repeat_byte(0xc0),
             tokens: [next(), next()],
             exchange: next(),

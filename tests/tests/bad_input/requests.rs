@@ -4,8 +4,8 @@ use atoll_wire::v1::{
     GetStorageRequest, SubmitTransactionResponse, WatchReceiptsRequest,
 };
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use tonic::{Code, Status, client::Grpc, transport::Channel};
+
+use tonic::{Code, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use crate::setup::{Client, Target, payment, sign};

@@ -3,7 +3,6 @@ use std::time::Duration;
 use atoll_tests::{PATIENCE, api::Api};
 use atoll_wire::v1::{GetClusterRequest, SubmitTransactionRequest, WatchReceiptsRequest};
 use futures::{StreamExt as _, stream};
-use http::{Request, header};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -57,48 +56,6 @@ async fn of_5000_watchers_as_many_as_may_be_are_served() {
     target.is_unharmed().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_5000_streams_on_one_connection_all_above_the_limit_are_refused() {
-    let mut target = Target::start().await;
-    let api = Api { client: target.client().await };
-    let limit = api.cluster().await.expect("an answer").limits.expect("limits").connection_streams;
-    let socket = TcpStream::connect(target.address()).await.expect("the gateway listens");
-    let mut builder = h2::client::Builder::new();
-    // Does not wait for permission.
-    builder.initial_max_send_streams(100_000);
-    let (mut sender, connection) = builder.handshake(socket).await.expect("a handshake");
-    let connection = tokio::spawn(connection);
-    let url = format!("http://{}/atoll.v1.LedgerService/WatchReceipts", target.address());
-    let mut open = Vec::new();
-    for _ in 0..5_000 {
-        let request = Request::post(&url)
-            .header(header::CONTENT_TYPE, "application/grpc")
-            .header(header::TE, "trailers")
-            .body(())
-            .expect("a request");
-        // Never says what it wants. The gateway may hang up in the middle of this.
-        let Ok(stream) = sender.send_request(request, false) else { break };
-        open.push(stream);
-    }
-    let mut ends = stream::FuturesUnordered::new();
-    let mut bodies = Vec::new();
-    for (response, body) in open {
-        ends.push(response);
-        bodies.push(body);
-    }
-    let mut refused = 0;
-    while ends.len() > limit as usize {
-        let end = tokio::time::timeout(PATIENCE, ends.next()).await.expect("in time");
-        end.expect("one is left").expect_err("no stream has said what it wants");
-        refused += 1;
-    }
-    assert!(refused >= 1_000, "{refused} streams refused");
-    target.is_unharmed_for(&api).await;
-    drop((bodies, sender));
-    connection.abort();
-    target.is_unharmed().await;
-}
-
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
@@ -113,9 +70,63 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const WINDOW_UPDATE: u8 = 8;
+
+/// Headers of a request for receipts (RFC 7541): POST, http, and literals for path, authority and
+/// content type. The stream stays open: what is wanted is never said.
+fn watch(stream: u32) -> Vec<u8> {
+    let mut block = vec![0x83, 0x86];
+    let path = "/atoll.v1.LedgerService/WatchReceipts";
+    for (name, value) in [(&[4][..], path), (&[1], "x"), (&[15, 16], "application/grpc")] {
+        block.extend(name);
+        block.push(value.len() as u8);
+        block.extend(value.as_bytes());
+    }
+    frame(HEADERS, 4, stream, &block)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_5000_streams_on_one_connection_loses_it() {
+    const REFUSED: [u8; 4] = 7u32.to_be_bytes();
+    let mut target = Target::start().await;
+    let api = Api { client: target.client().await };
+    let limit = api.cluster().await.expect("an answer").limits.expect("limits").connection_streams;
+    let socket = TcpStream::connect(target.address()).await.expect("the gateway listens");
+    let (mut read, mut write) = socket.into_split();
+    let streams = (0..5_000).flat_map(|n| watch(2 * n + 1));
+    let bytes: Vec<u8> =
+        PREFACE.iter().copied().chain(frame(SETTINGS, 0, 0, &[])).chain(streams).collect();
+    // It may hang up before it has read everything.
+    let writing = tokio::spawn(async move {
+        let _ = write.write_all(&bytes).await;
+        write
+    });
+    let mut refused = 0;
+    let until_it_hangs_up = async {
+        let mut head = [0; 9];
+        while read.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            if read.read_exact(&mut payload).await.is_err() {
+                break;
+            }
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if head[3] == RST_STREAM && payload == REFUSED {
+                assert!(stream > 2 * limit, "stream {stream} is within the limit");
+                refused += 1;
+            }
+        }
+    };
+    let hung_up = tokio::time::timeout(PATIENCE, until_it_hangs_up).await;
+    hung_up.expect("the gateway hangs up on who goes on");
+    assert!(refused > 0, "no stream was refused before that");
+    drop(writing.await.expect("no panic"));
+    target.is_unharmed_for(&api).await;
+    target.is_unharmed().await;
+}
 
 /// What is no HTTP/2, with what it is.
 fn garbage() -> Vec<(&'static str, Vec<u8>)> {

@@ -100,6 +100,7 @@ enums! {
         Pinned { tx }
         CutGap { found, newest }
         OtherBeaconChain { number }
+        NotHeld { number, what }
         CutTooOld { asked, oldest }
         CutAhead { asked, newest }
         Refused { 0 }

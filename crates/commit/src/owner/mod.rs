@@ -48,8 +48,8 @@ pub enum OwnerError {
     Fenced(StateKey),
     #[error("block runs transaction {0} of a sender with a transaction across shards under way")]
     Pinned(B256),
-    #[error("block touches {key:?} of shard {owner}")]
-    Foreign { key: StateKey, owner: ShardId },
+    #[error("block of shard {here} touches {key:?} of shard {owner}")]
+    Foreign { key: StateKey, owner: ShardId, here: ShardId },
     #[error("beacon block {found} does not follow {newest}")]
     CutGap { found: u64, newest: u64 },
     #[error("beacon block {0} does not extend the chain that this shard has followed")]
@@ -351,7 +351,8 @@ impl Owner {
         for (key, _) in &block.writes {
             let owner = self.config.placement.owner_of(key);
             if owner != self.config.shard {
-                return Err(OwnerError::Foreign { key: *key, owner });
+                let here = self.config.shard;
+                return Err(OwnerError::Foreign { key: *key, owner, here });
             }
             if self.fences.contains_key(key) {
                 return Err(OwnerError::Fenced(*key));

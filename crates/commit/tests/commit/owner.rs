@@ -384,12 +384,13 @@ fn blocks_keep_off_fences_pins_and_other_shards() {
     assert_eq!(stage.owner.check_block(&fenced), Err(OwnerError::Fenced(key)));
     let foreign = StateKey::Basic(stage.friend);
     fenced.writes[0].0 = foreign;
-    let refused = OwnerError::Foreign { key: foreign, owner: THERE };
+    let refused = OwnerError::Foreign { key: foreign, owner: THERE, here: HERE };
     assert_eq!(stage.owner.check_block(&fenced), Err(refused));
     let mut old = block(&stage);
     old.round -= 1;
     assert!(matches!(stage.owner.check_block(&old), Err(OwnerError::NotHead { .. })));
-    stage.decide(plan.id, Verdict::Abort);
+    let effects = stage.decide(plan.id, Verdict::Abort);
+    assert_eq!((effects.returned[0].attempt, effects.returned[0].wrong), (2, 0));
     let mut free = block(&stage);
     free.writes.push((key, key.absent()));
     assert_eq!(stage.owner.check_block(&free), Ok(()));
@@ -478,4 +479,13 @@ fn a_slow_owner_keeps_the_next_attempt_through_the_end_of_the_one_before() {
     block.dropped.push(attempt(3, 60).reference());
     stage.cut(block);
     assert_eq!(stage.owner.check_share(&attempt(3, 60)), Ok(false));
+    // Nor is a plan of the attempt before the one that is held a plan of that one.
+    stage.owner.share(attempt(4, 7));
+    let plan = stage.plan(&attempt(3, 60));
+    stage.decide(plan.id, Verdict::Abort);
+    assert_eq!(stage.block.number(), 7);
+    let mut block = stage.next();
+    block.dropped.push(attempt(4, 7).reference());
+    stage.cut(block);
+    assert_eq!(stage.owner.check_share(&attempt(1, 60)), Ok(true), "it was forgotten");
 }

@@ -6,9 +6,9 @@ use alloy_consensus::{SignableTransaction, TxEnvelope, TxLegacy};
 use alloy_eips::Encodable2718;
 use alloy_primitives::{Signature, TxKind, keccak256};
 use atoll_types::{
-    Address, B256, Basic, Bytes, CodeRef, Executed, GroupId, KeySet, Part, Placement, PlannedGroup,
-    Receipt, ReceiptKind, ShardId, SharedTx, StateKey, StateValue, Tx, TxOutcome, U256, Write,
-    decode, encode,
+    Address, B256, Basic, Bytes, CodeRef, Executed, KeySet, Part, Placement, PlannedGroup, Receipt,
+    ReceiptKind, ShardId, SharedTx, StateKey, StateValue, Tx, TxOutcome, U256, Write, decode,
+    encode,
 };
 
 pub const CHAIN: u64 = 7;
@@ -327,8 +327,4 @@ impl Cast {
         };
         self.senders.iter().map(funded).chain(self.contracts.iter().map(code)).collect()
     }
-}
-
-pub fn group_id(round: u64, index: u32) -> GroupId {
-    GroupId { round, index }
 }

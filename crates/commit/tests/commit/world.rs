@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use atoll_commit::{BeaconRecord, OwnerConfig, Planner, PlannerConfig};
 use atoll_types::{
-    Address, Anchor, B256, Intent, KeySet, Placement, ShardId, ShardKeys, SharedTx, StateKey,
-    TxRef, U256, Verdict, Write,
+    Address, Anchor, B256, GroupId, Intent, KeySet, Placement, ShardId, ShardKeys, SharedTx,
+    StateKey, TxRef, U256, Verdict, Write,
 };
 
 use crate::{
@@ -178,8 +178,8 @@ impl World {
             52..=69 if !asleep => self.predict(at),
             70..=73 if !asleep => self.shards[at].refresh(),
             74..=79 => self.announce(at),
-            80 if self.step % 7 == 0 => self.crash(at),
-            81 if self.step % 7 == 0 => self.crash_beacon(),
+            80 if self.step.is_multiple_of(7) => self.crash(at),
+            81 if self.step.is_multiple_of(7) => self.crash_beacon(),
             _ => {}
         }
         self.post(at);
@@ -221,7 +221,6 @@ impl World {
     fn make_block(&mut self) {
         let now_ms = self.config.genesis_time_ms + 10 * self.step;
         let record = self.planner.propose(now_ms, B256::from(U256::from(self.step)));
-        assert!(record.block.settled <= record.block.number());
         for intent in &record.intents {
             let origin = &self.shards[usize::from(intent.origin.0)].ledger.owner;
             let held = origin.own_shared().find(|shared| shared.reference() == intent.tx);
@@ -368,6 +367,8 @@ impl World {
             for decision in &record.block.decisions {
                 assert!(open.remove(&decision.group), "decided once: {}", decision.group);
             }
+            let undecided = open.iter().map(|group: &GroupId| group.round).min();
+            assert_eq!(record.block.settled, undecided.unwrap_or(record.block.number()));
             open.extend(record.block.plan.iter().map(|group| group.id));
         }
         assert!(open.is_empty(), "every group is decided");

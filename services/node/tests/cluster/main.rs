@@ -126,7 +126,8 @@ async fn killed_under_load(blow: Blow) {
         let burned = balance_the_books(cluster, &receipts).await?;
         cluster.stop().await?;
 
-        eprintln!("TIMING {:?} let burned = balance", t0.elapsed());        audit(cluster, burned)
+        eprintln!("TIMING {:?} let burned = balance", t0.elapsed());
+        audit(cluster, burned)
     })
     .await;
 }

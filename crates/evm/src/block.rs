@@ -85,3 +85,50 @@ impl<V: StateView + ?Sized> BlockExecutor for Sequential<'_, V> {
         Changes { writes: self.overlay.into_writes(), codes }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_types::{Address, B256, StateKey, StateValue};
+
+    use super::*;
+    use crate::Bytecode;
+
+    /// Stands for a defect somewhere below.
+    struct Broken;
+
+    impl StateView for Broken {
+        fn read(&self, key: &StateKey) -> Option<StateValue> {
+            panic!("a defect, found by {key:?}")
+        }
+
+        fn code(&self, _: &B256) -> Option<Bytecode> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_panicking_transaction_is_refused_and_the_next_one_runs() {
+        let env = BlockEnv {
+            chain_id: 1,
+            number: 1,
+            timestamp: 1,
+            randomness: B256::ZERO,
+            base_fee: 7,
+            coinbase: Address::ZERO,
+            gas_limit: 30_000_000,
+        };
+        // A legacy payment; the signature is not looked at.
+        let raw = alloy_primitives::hex!(
+            "f85f800a82520894000000000000000000000000000000000000000101801ba0\
+             1111111111111111111111111111111111111111111111111111111111111111a0\
+             1111111111111111111111111111111111111111111111111111111111111111"
+        );
+        let tx = Tx::trusted(Bytes::from(raw.to_vec()), Address::repeat_byte(1), None);
+        let tx = tx.expect("it is a well-formed transaction");
+        let mut block = Sequential::new(&env, &Broken);
+        for _ in 0..2 {
+            let run = block.attempt(&tx, Mode::Transact);
+            assert!(matches!(run.outcome, Outcome::Invalid(Invalid::Other(why)) if why == PANICS));
+        }
+    }
+}

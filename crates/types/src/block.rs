@@ -27,7 +27,7 @@ pub struct BlockEnv {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TxRef {
     pub hash: B256,
-    /// From 1; rises each time a prediction was wrong or the group was aborted.
+    /// Rises with each try, whatever ended the one before: a wrong prediction, an abort, a drop.
     pub attempt: u32,
 }
 

@@ -58,7 +58,7 @@ pub struct SharedTx {
     pub tx: Tx,
     /// The sender's shard.
     pub origin: ShardId,
-    /// Which try this is, from 1. The key set belongs to the try.
+    /// Number of this try, higher than those of all earlier ones. The key set belongs to the try.
     pub attempt: u32,
     /// How many tries ended in a wrong prediction. At [`Self::MAX_WRONG`] it is included as failed.
     pub wrong: u32,

@@ -143,6 +143,10 @@ impl RouterService {
             let what = format!("there is no other shard {}", deliver.from);
             return Err(Refusal::Malformed { what }.into());
         }
+        if let Some(shared) = deliver.shared.iter().find(|tx| tx.origin != deliver.from) {
+            let what = format!("shard {} shares for shard {}", deliver.from, shared.origin);
+            return Err(Refusal::Malformed { what }.into());
+        }
         Ok(())
     }
 }

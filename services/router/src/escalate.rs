@@ -10,10 +10,11 @@ use atoll_api::{
     executor::{Debit, Predict, Prediction},
     mempool::{End, Report, TxEnd},
     router::Fetch,
-    state::{Share, Withdraw},
+    state::{Refusal, Share, Withdraw},
 };
 use atoll_telemetry::stages;
 use atoll_types::{B256, ShardId, SharedTx, StateKey, Tx, Write};
+use tokio::sync::oneshot;
 
 use crate::{
     announce::intent,
@@ -68,11 +69,14 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
     for (job, prediction) in batch.into_iter().zip(predictions) {
         sorted.add(shared, job, prediction);
     }
-    let Sorted { debits, ends, withdrawn, share } = sorted;
+    let Sorted { debits, ends, withdrawn, first, again } = sorted;
     withdraw(shared, withdrawn).await;
     let ends = ends.into_iter().chain(debit(shared, debits).await).collect();
     report(shared, ends).await;
-    share_and_announce(shared, share).await;
+    let unshared = share_and_announce(shared, first).await;
+    report(shared, unshared).await;
+    // What is not shared again stays in the outbox, for the refresh.
+    share_and_announce(shared, again).await;
 }
 
 /// What is to be done with a batch.
@@ -81,7 +85,16 @@ struct Sorted {
     debits: Vec<Tx>,
     ends: Vec<TxEnd>,
     withdrawn: Vec<Withdraw>,
-    share: Vec<SharedTx>,
+    /// To be shared for the first time.
+    first: Vec<SharedTx>,
+    /// To be shared again.
+    again: Vec<SharedTx>,
+}
+
+/// A number above those of any earlier life of the same transaction (one that was dropped and sent
+/// once more): each attempt takes a round, so an earlier life's numbers are at most today's cut.
+fn first_attempt(cut: u64) -> u32 {
+    u32::try_from(cut.saturating_add(1)).unwrap_or(u32::MAX)
 }
 
 impl Sorted {
@@ -89,17 +102,17 @@ impl Sorted {
         let last_valid_round = *shared.cut.borrow() + shared.config.valid_rounds;
         match (job, prediction) {
             (Job::New(tx), Prediction::Uses { credit: true, .. }) => self.debits.push(tx),
-            (Job::New(tx), Prediction::Uses { keys, .. }) => self.share.push(SharedTx {
+            (Job::New(tx), Prediction::Uses { keys, .. }) => self.first.push(SharedTx {
                 tx,
                 origin: shared.shard(),
-                attempt: 1,
+                attempt: first_attempt(*shared.cut.borrow()),
                 wrong: 0,
                 keys,
                 last_valid_round,
             }),
             (Job::Again(before), Prediction::Uses { keys, .. }) => {
                 let keys = if before.wrong > 0 { keys.union(&before.keys) } else { keys };
-                self.share.push(SharedTx { keys, last_valid_round, ..before });
+                self.again.push(SharedTx { keys, last_valid_round, ..before });
             }
             (Job::New(tx), Prediction::Invalid { nonce_ahead: true, .. }) => {
                 self.ends.push(TxEnd { tx: *tx.hash(), end: End::Returned });
@@ -107,6 +120,9 @@ impl Sorted {
             (Job::New(tx), Prediction::Invalid { reason, .. }) => {
                 self.ends.push(TxEnd { tx: *tx.hash(), end: End::Dropped { reason } });
             }
+            // An earlier nonce of the sender is on its way: the refresh predicts it again.
+            (Job::Again(before), Prediction::Invalid { nonce_ahead: true, .. })
+                if before.last_valid_round > *shared.cut.borrow() => {}
             (Job::Again(before), Prediction::Invalid { reason, .. }) => {
                 self.withdrawn.push(Withdraw { tx: before.reference(), reason });
             }
@@ -241,42 +257,36 @@ async fn report(shared: &Arc<Shared>, ends: Vec<TxEnd>) {
 }
 
 /// Data before order: an intent is announced once every owner holds its transaction durably.
-pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>) {
+/// Returns how those have ended that this shard's own state does not hold.
+pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>) -> Vec<TxEnd> {
     if txs.is_empty() {
-        return;
+        return Vec::new();
     }
     let stages = stages("share", shared.shard(), txs.iter().map(|shared| &shared.tx));
-    let here = shared.shard();
     let reply = shared.state.share.call(shared.context(), Share { txs: txs.clone() }).await;
     let refused = match reply {
         Ok(reply) => reply.refused,
         Err(error) => {
             tracing::warn!(%error, "cannot share transactions; trying again");
             tokio::time::sleep(RETRY).await;
-            return shared.add_jobs(txs.into_iter().map(again));
+            let back = txs.iter().map(|tx| TxEnd { tx: *tx.tx.hash(), end: End::Returned });
+            return back.collect();
         }
     };
-    let mut refused_new = Vec::new();
+    let mut unshared = Vec::new();
     let mut waiting = Vec::with_capacity(txs.len());
     for (tx, refused) in txs.into_iter().zip(refused) {
-        if let Some(rule) = refused {
-            Counts::add(&shared.counts.refused, 1);
-            tracing::debug!(tx = %tx.tx.hash(), %rule, "own state refuses a shared transaction");
-            if tx.attempt == 1 {
+        match refused {
+            None => waiting.push((intent(&tx, shared.placement()), share_with(shared, &tx))),
+            // It is held already, as another attempt.
+            Some(Refusal::OldAttempt { .. }) => {}
+            Some(rule) => {
+                Counts::add(&shared.counts.refused, 1);
                 let end = End::Dropped { reason: rule.to_string() };
-                refused_new.push(TxEnd { tx: *tx.tx.hash(), end });
+                unshared.push(TxEnd { tx: *tx.tx.hash(), end });
             }
-            continue;
         }
-        let owners = tx.keys.owners(shared.placement());
-        let others = owners.into_iter().filter(|owner| *owner != here);
-        let held: Vec<_> = others
-            .filter_map(|owner| shared.peers.get(&owner))
-            .map(|peer| peer.outbound.share(tx.clone()))
-            .collect();
-        waiting.push((intent(&tx, shared.placement()), held));
     }
-    report(shared, refused_new).await;
     let mut intents = Vec::with_capacity(waiting.len());
     for (intent, held) in waiting {
         let all = futures::future::join_all(held).await;
@@ -288,9 +298,12 @@ pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>)
     drop(stages);
     Counts::add(&shared.counts.intents, intents.len());
     shared.announcements.intents(intents);
+    unshared
 }
 
-/// Back to prediction. A first attempt that is not shared yet begins anew.
-fn again(shared: SharedTx) -> Job {
-    if shared.attempt == 1 { Job::New(shared.tx) } else { Job::Again(shared) }
+/// Sends a transaction to its other owners. Each says when it holds it.
+fn share_with(shared: &Shared, tx: &SharedTx) -> Vec<oneshot::Receiver<bool>> {
+    let owners = tx.keys.owners(shared.placement());
+    let others = owners.iter().filter_map(|owner| shared.peers.get(owner));
+    others.map(|peer| peer.outbound.share(tx.clone())).collect()
 }

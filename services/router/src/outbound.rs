@@ -133,6 +133,8 @@ pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
             }
             Err(error) => {
                 // Said once, not with each message that is lost until it is reached again.
+                // Settlements were noted as told when they were queued.
+                peer.outbound.settled.store(0, Ordering::Relaxed);
                 if std::mem::replace(&mut reachable, false) {
                     tracing::warn!(shard = %to, %error, "cannot deliver to a shard; it is sent again");
                 }

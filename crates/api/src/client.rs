@@ -13,7 +13,7 @@ use crate::{
         AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, Lookup, LookupReply,
         Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiveCredits,
         ReceiveCreditsReply, Settle, Share, ShareReply, StateError, StoreResults,
-        StoreResultsReply, Sync, SyncReply, Tip, Watch, WatchReply, Withdraw,
+        StoreResultsReply, Sync, SyncReply, TellDropped, Tip, Watch, WatchReply, Withdraw,
     },
 };
 
@@ -100,6 +100,7 @@ service! {
         outbox: Outbox (OutboxRequest, OutboxResponse) -> OutboxReply;
         share: Share (ShareRequest, ShareResponse) -> ShareReply;
         withdraw: Withdraw (WithdrawRequest, WithdrawResponse) -> ();
+        tell_dropped: TellDropped (TellDroppedRequest, TellDroppedResponse) -> ();
         store_results: StoreResults (StoreResultsRequest, StoreResultsResponse)
             -> StoreResultsReply;
         accept_parts: AcceptParts (AcceptPartsRequest, AcceptPartsResponse) -> AcceptPartsReply;
@@ -152,6 +153,7 @@ done!(
     ReportResponse,
     DebitResponse,
     WithdrawResponse,
+    TellDroppedResponse,
     SettleResponse,
     PutCodesResponse,
     EscalateResponse,

@@ -130,6 +130,20 @@ pub struct Withdraw {
     pub reason: String,
 }
 
+/// Tells those who watch that own transactions have ended without a receipt: they left the pool. It
+/// is not durable; one that turns out to have a receipt is passed over.
+#[derive(Clone, Debug)]
+pub struct TellDropped {
+    pub txs: Vec<DroppedTx>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedTx {
+    pub tx: B256,
+    /// Told to the sender.
+    pub reason: String,
+}
+
 /// Keeps results of groups that this shard executed, and its own part of each. Answered when they
 /// are durable; of a group that has a result already, that one is answered.
 #[derive(Clone, Debug)]

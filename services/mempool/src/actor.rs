@@ -9,7 +9,7 @@ use atoll_api::convert::MAX_ITEMS;
 use atoll_api::mempool::{
     MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply,
 };
-use atoll_api::state::{Read, StateError, Sync, SyncReply};
+use atoll_api::state::{Read, StateError, Sync, SyncReply, TellDropped};
 use atoll_fabric::{Context, Cx, Fault, Handle, Link, Malformed, Reply, Service};
 use atoll_telemetry::Stage;
 use atoll_types::{Basic, StateKey, Tx};
@@ -32,11 +32,12 @@ const EXPIRE_A_TURN: usize = 4096;
 const DOUBTFUL_A_READ: usize = 512;
 
 /// The mempool as a service. Started with the links of a
-/// [`StateClient`](atoll_api::StateClient) to `read` and `sync`.
+/// [`StateClient`](atoll_api::StateClient) to `read`, `sync` and `tell_dropped`.
 pub struct MempoolService {
     pool: Pool,
     read: Link<Read>,
     sync: Link<Sync>,
+    tell_dropped: Link<TellDropped>,
     clock: Clock,
     /// Number of the newest change of the shard's state that the pool has; 0: none.
     newest_change: u64,
@@ -76,11 +77,18 @@ impl Service for MempoolService {
 }
 
 impl MempoolService {
-    pub fn new(pool: Pool, read: Link<Read>, sync: Link<Sync>, clock: Clock) -> Self {
+    pub fn new(
+        pool: Pool,
+        read: Link<Read>,
+        sync: Link<Sync>,
+        tell_dropped: Link<TellDropped>,
+        clock: Clock,
+    ) -> Self {
         Self {
             pool,
             read,
             sync,
+            tell_dropped,
             clock,
             newest_change: 0,
             sync_back_off: MIN_BACK_OFF,
@@ -189,6 +197,7 @@ impl MempoolService {
 
     fn tick(&mut self, cx: &mut Cx<'_, Self>) {
         let more = self.pool.expire(self.now_ms(), EXPIRE_A_TURN);
+        self.tell(cx);
         self.wake();
         self.read_doubtful(cx);
         let delay = if more { Duration::ZERO } else { TICK };
@@ -233,6 +242,21 @@ impl MempoolService {
     }
 
     /// Gives what has become executable to those who wait for it.
+    /// Has the senders told of what will not run. Whoever asks before hears that it is pending.
+    fn tell(&mut self, cx: &mut Cx<'_, Self>) {
+        let txs = self.pool.take_dropped();
+        if txs.is_empty() {
+            return;
+        }
+        let link = self.tell_dropped.clone();
+        let context = Context::none().with_timeout(READ_TIMEOUT);
+        cx.spawn(async move { link.call(context, TellDropped { txs }).await }, |_, told, _| {
+            if let Err(error) = told {
+                tracing::warn!(%error, "senders are not told of dropped transactions");
+            }
+        });
+    }
+
     fn wake(&mut self) {
         if self.waiting.is_empty() || !self.pool.has_ready() {
             return;
@@ -358,6 +382,7 @@ impl Handle<Report> for MempoolService {
         let now_ms = self.now_ms();
         self.pool.report(&report.ends, now_ms);
         reply.ok(());
+        self.tell(cx);
         self.wake();
         self.read_if_in_doubt(cx);
     }

@@ -123,7 +123,8 @@ impl Pool {
         };
         let newcomer = Newcomer { tx: &tx, old_size, executable, price: path.above(self.base_fee) };
         self.make_room(&newcomer, own_tail, now_ms)?;
-        if self.detach((address, nonce)).is_some() {
+        if let Some(old) = self.detach((address, nonce)) {
+            self.drop_tx(&old.tx, format!("replaced by {}", tx.hash()));
             self.metrics.replaced.add(1);
         }
         self.arrivals += 1;
@@ -175,6 +176,7 @@ impl Pool {
         self.metrics.evicted.add(out.len());
         for pooled in out {
             let address = pooled.tx.sender();
+            self.drop_tx(&pooled.tx, "pushed out of a full mempool".to_owned());
             if address != sender {
                 self.forget_if_idle(&address);
             }

@@ -10,7 +10,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
-use atoll_api::mempool::StatusReply;
+use atoll_api::{mempool::StatusReply, state::DroppedTx};
+use atoll_types::Tx;
 
 use crate::config::{Config, Limits};
 use crate::metrics::Metrics;
@@ -24,6 +25,8 @@ use crate::sender::{Pins, Place, Placed, Pooled, Sender};
 pub struct Pool {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
+    /// Transactions that will not run, and why, until somebody takes them to tell.
+    pub(crate) dropped: Vec<DroppedTx>,
     pub(crate) senders: HashMap<Address, Sender>,
     pub(crate) pins: HashMap<Address, Pins>,
     pub(crate) by_hash: HashMap<B256, Place>,
@@ -59,6 +62,7 @@ impl Pool {
         Self {
             config,
             metrics: Arc::default(),
+            dropped: Vec::new(),
             senders: HashMap::new(),
             pins: HashMap::new(),
             by_hash: HashMap::new(),
@@ -97,6 +101,15 @@ impl Pool {
 
     pub fn metrics(&self) -> Arc<Metrics> {
         self.metrics.clone()
+    }
+
+    /// Transactions that will not run and have not been told yet.
+    pub fn take_dropped(&mut self) -> Vec<DroppedTx> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    pub(crate) fn drop_tx(&mut self, tx: &Tx, reason: String) {
+        self.dropped.push(DroppedTx { tx: *tx.hash(), reason });
     }
 
     /// How full the pool is; the first three do not overlap.

@@ -167,7 +167,10 @@ impl Pool {
                 self.set_mark(place, mark, now_ms);
             }
             Mark::Free => {
-                self.detach(place);
+                if let Some(pooled) = self.detach(place) {
+                    let minutes = self.config.limits.expiry_ms / 60_000;
+                    self.drop_tx(&pooled.tx, format!("could not run for {minutes} minutes"));
+                }
                 self.metrics.expired.add(1);
                 self.reindex(&address, now_ms);
                 self.forget_if_idle(&address);

@@ -120,8 +120,10 @@ impl Pool {
                 End::Escalated => self.set_mark(place, Mark::Escalated, now_ms),
                 End::Returned if self.is_pinned(place, tx) => {}
                 End::Returned => self.set_mark(place, Mark::Free, now_ms),
-                End::Dropped { .. } => {
-                    self.detach(place);
+                End::Dropped { reason } => {
+                    if let Some(pooled) = self.detach(place) {
+                        self.drop_tx(&pooled.tx, reason.clone());
+                    }
                     // The nonce may have been used by something that the pool did not see.
                     self.doubt(&place.0);
                 }

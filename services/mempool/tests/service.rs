@@ -13,7 +13,8 @@ use atoll_api::mempool::{
     End, MempoolError, Refused, Report, Status, Submit, SubmitReply, Take, TxEnd,
 };
 use atoll_api::state::{
-    Change, Ended, Read, ReadReply, SenderTx, StateError, Sync, SyncReply, Tip,
+    Change, DroppedTx, Ended, Read, ReadReply, SenderTx, StateError, Sync, SyncReply, TellDropped,
+    Tip,
 };
 use atoll_fabric::{Call, Context, Fault, Local, Place};
 use atoll_mempool::{Limits, MempoolService, Pool};
@@ -39,6 +40,7 @@ struct Shard {
     /// What each caller of `sync` said it had.
     asked_after: Vec<u64>,
     is_silent: bool,
+    told: Vec<DroppedTx>,
 }
 
 #[derive(Clone)]
@@ -126,6 +128,14 @@ impl Call<Sync> for FakeState {
     }
 }
 
+#[async_trait]
+impl Call<TellDropped> for FakeState {
+    async fn call(&self, _: Context, told: TellDropped) -> Result<(), StateError> {
+        self.change(|shard| shard.told.extend(told.txs));
+        Ok(())
+    }
+}
+
 struct World {
     state: FakeState,
     mempool: MempoolClient,
@@ -144,7 +154,7 @@ fn world_with(prepare: impl FnOnce(&mut Shard)) -> World {
     let links = Arc::new(state.clone());
     let local = Local::start(&place, 16, move || {
         let pool = Pool::new(config(Limits::default()));
-        MempoolService::new(pool, links.clone(), links, Arc::new(|| 0))
+        MempoolService::new(pool, links.clone(), links.clone(), links, Arc::new(|| 0))
     });
     let mempool = MempoolClient::new(local);
     World { state, mempool, _place: place }
@@ -338,4 +348,20 @@ async fn the_base_fee_is_the_states() {
     world.put(&txs).await;
     world.state.until(|shard| shard.asked_after.last() == Some(&1)).await;
     assert_eq!(world.take(1, LONG_MS).await, Ok(txs[1..].to_vec()));
+}
+
+#[tokio::test]
+async fn senders_are_told_of_what_will_not_run() {
+    let world = World::new();
+    let (gone, old, new) = (tx(who(1), 0, 10), tx(who(2), 0, 10), tx(who(2), 0, 20));
+    world.put(&[gone.clone(), old.clone()]).await;
+    assert_eq!(world.take(1, LONG_MS).await.map(|txs| txs.len()), Ok(2));
+    world.report(&gone, End::Dropped { reason: "it cannot".into() }).await;
+    world.report(&old, End::Returned).await;
+    world.put(std::slice::from_ref(&new)).await;
+    world.state.until(|shard| shard.told.len() == 2).await;
+    let told = world.state.change(|shard| shard.told.clone());
+    let replaced = format!("replaced by {}", new.hash());
+    let expected = [(*gone.hash(), "it cannot".to_owned()), (*old.hash(), replaced)];
+    assert_eq!(told, expected.map(|(tx, reason)| DroppedTx { tx, reason }));
 }

@@ -204,7 +204,7 @@ impl Cluster {
         let pool = atoll_mempool::Config { shard: ShardId(id), placement, limits };
         let service = Local::start(place, config.limits.actor_calls, move || {
             let pool = atoll_mempool::Pool::new(pool);
-            MempoolService::new(pool, state.read, state.sync, clock())
+            MempoolService::new(pool, state.read, state.sync, state.tell_dropped, clock())
         });
         self.slots[usize::from(id)].mempool.fill(service);
     }

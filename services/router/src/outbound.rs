@@ -96,12 +96,16 @@ impl Outbound {
             waiting.shared = taken.shared.split_off(MAX_SHARED);
             self.came.notify_one();
         }
+        // What an earlier message lost comes before what is newer: a gap would be refused.
+        taken.credits.sort_unstable_by_key(|credit| credit.seq);
+        taken.credits.dedup_by_key(|credit| credit.seq);
         taken
     }
 }
 
 /// Sends whatever waits, one message at a time: what comes meanwhile goes with the next one. What
 /// cannot be delivered is dropped here; it stays in the state's outbox and is sent again from there.
+/// Only credits stay: without them, newer ones would be refused as long as there are any.
 pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
     let Some(peer) = shared.peers.get(&to) else { return };
     let mut reachable = true;
@@ -112,6 +116,7 @@ pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
             continue;
         }
         let (txs, held): (Vec<_>, Vec<_>) = taken.shared.into_iter().unzip();
+        let credits = taken.credits.clone();
         let deliver = Deliver {
             chain_id: shared.config.chain_id,
             epoch: shared.placement().epoch,
@@ -139,6 +144,7 @@ pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
                     tracing::warn!(shard = %to, %error, "cannot deliver to a shard; it is sent again");
                 }
                 tokio::time::sleep(RETRY).await;
+                peer.outbound.credits(credits);
             }
         }
     }

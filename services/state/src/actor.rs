@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_api::state::{
     AcceptParts, Append, Cut, Feed, Lookup, Outbox, PutCodes, Read, Recall, ReceiveCredits, Settle,
-    Share, StateError, StoreResults, Sync, Watch, WatchReply, Withdraw,
+    Share, StateError, StoreResults, Sync, TellDropped, Watch, WatchReply, Withdraw,
 };
 use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, pump};
@@ -254,6 +254,20 @@ changes! {
     Outbox => |core, _message| Ok((core.outbox(), None));
     Recall => |core, message| Ok((core.recall(&message), None));
     Lookup => |core, message| core.lookup(&message).map(|reply| (reply, None));
+}
+
+impl Handle<TellDropped> for StateService {
+    fn handle(
+        &mut self,
+        told: TellDropped,
+        _: Context,
+        reply: Reply<TellDropped>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        let result = self.core.tell_dropped(told.txs);
+        self.journal.reply(reply, result);
+        self.wake();
+    }
 }
 
 impl Handle<Read> for StateService {

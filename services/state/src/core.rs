@@ -11,7 +11,7 @@ mod tests;
 use std::{collections::HashMap, sync::Arc};
 
 use atoll_api::state::{
-    AcceptPartsReply, Append, Cut, CutReply, ReceiveCredits, ReceiveCreditsReply, Share,
+    AcceptPartsReply, Append, Cut, CutReply, DroppedTx, ReceiveCredits, ReceiveCreditsReply, Share,
     ShareReply, StateError, StoreResultsReply, Tip, Withdraw,
 };
 use atoll_commit::{Owner, OwnerConfig, OwnerError};
@@ -319,6 +319,19 @@ impl Core {
         }
         self.apply(&record).map_err(storage)?;
         Ok(((), Some(record)))
+    }
+
+    /// What the pool has dropped. Nothing of it is logged: a transaction without a receipt leaves no
+    /// trace in the shard's chain.
+    pub(crate) fn tell_dropped(&mut self, txs: Vec<DroppedTx>) -> Result<(), StateError> {
+        for DroppedTx { tx, reason } in txs {
+            let has_receipt =
+                self.values.find::<Kept>(&receipt_key(&tx)).map_err(storage)?.is_some();
+            if !has_receipt && !self.owner.is_pending(&tx) {
+                self.events.drop_tx(tx, reason);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn store_results(

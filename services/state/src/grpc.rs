@@ -8,7 +8,8 @@ use atoll_wire::v1::{
     OutboxResponse, PutCodesRequest, PutCodesResponse, ReadRequest, ReadResponse, RecallRequest,
     RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse, SettleRequest, SettleResponse,
     ShareRequest, ShareResponse, StoreResultsRequest, StoreResultsResponse, SyncRequest,
-    SyncResponse, WatchRequest, WatchResponse, WithdrawRequest, WithdrawResponse,
+    SyncResponse, TellDroppedRequest, TellDroppedResponse, WatchRequest, WatchResponse,
+    WithdrawRequest, WithdrawResponse,
     state_service_server::{StateService, StateServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -59,6 +60,13 @@ impl StateService for Grpc {
         request: Request<WithdrawRequest>,
     ) -> Result<Response<WithdrawResponse>, Status> {
         serve(&*self.0.withdraw, request).await
+    }
+
+    async fn tell_dropped(
+        &self,
+        request: Request<TellDroppedRequest>,
+    ) -> Result<Response<TellDroppedResponse>, Status> {
+        serve(&*self.0.tell_dropped, request).await
     }
 
     async fn store_results(

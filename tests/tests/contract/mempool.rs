@@ -22,7 +22,13 @@ fn start(world: &World, state: StateClient) -> Local<MempoolService> {
         Limits { max_txs: 4, max_sender_txs: 3, block_gas_limit: 1_000_000, ..Limits::default() };
     let config = Config { shard: HERE, placement: Arc::new(world.placement.clone()), limits };
     Local::start(&world.place, CALLS, move || {
-        MempoolService::new(Pool::new(config), state.read, state.sync, Arc::new(|| 0))
+        MempoolService::new(
+            Pool::new(config),
+            state.read,
+            state.sync,
+            state.tell_dropped,
+            Arc::new(|| 0),
+        )
     })
 }
 

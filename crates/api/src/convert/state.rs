@@ -5,11 +5,11 @@ use atoll_wire::v1::{self as wire, feed_event, tx_status};
 
 use super::{Proto, messages, optional, plain, required, small_list};
 use crate::state::{
-    AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, Ended, Feed, FeedEvent,
-    FeedReply, GroupToRun, LeaseOut, Lookup, LookupReply, Outbox, OutboxReply, PutCodes, Read,
-    ReadReply, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, SenderTx,
-    Settle, Share, ShareReply, StoreResults, StoreResultsReply, Sync, SyncReply, Tip, TxStatus,
-    Watch, WatchReply, Withdraw,
+    AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, DroppedTx, Ended, Feed,
+    FeedEvent, FeedReply, GroupToRun, LeaseOut, Lookup, LookupReply, Outbox, OutboxReply, PutCodes,
+    Read, ReadReply, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply,
+    SenderTx, Settle, Share, ShareReply, StoreResults, StoreResultsReply, Sync, SyncReply,
+    TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
 };
 
 messages! {
@@ -30,6 +30,8 @@ messages! {
     Share => ShareRequest { txs: list }
     ShareReply => ShareResponse { refused: list }
     Withdraw => WithdrawRequest { tx: required, reason: plain }
+    TellDropped => TellDroppedRequest { txs: list }
+    DroppedTx => DroppedTx { tx: plain, reason: plain }
     StoreResults => StoreResultsRequest { results: list }
     StoreResultsReply => StoreResultsResponse { parts: list, refused: list }
     AcceptParts => AcceptPartsRequest { parts: list }

@@ -30,7 +30,7 @@ macro_rules! every_request {
         every_request!(@ $check ($($argument),*)
             mempool: Submit Take Report Status;
             executor: Predict Debit RunGroups;
-            state: Read Append Cut Outbox Share Withdraw StoreResults AcceptParts ReceiveCredits
+            state: Read Append Cut Outbox Share Withdraw TellDropped StoreResults AcceptParts ReceiveCredits
                 Settle Recall PutCodes Watch Sync Lookup Feed;
             router: Escalate Deliver Fetch;
             beacon: Announce Blocks Head;

@@ -48,6 +48,8 @@ structs! {
     Share { txs }
     ShareReply { refused }
     Withdraw { tx, reason }
+    TellDropped { txs }
+    DroppedTx { tx, reason }
     StoreResults { results }
     StoreResultsReply { parts, refused }
     AcceptParts { parts }

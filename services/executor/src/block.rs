@@ -24,7 +24,7 @@ use atoll_types::{
 use crate::shared::{Ground, Shared};
 
 /// How often a block is begun again because values were not at hand; each time those are fetched.
-const MAX_PASSES: usize = 16;
+const MAX_PASSES: usize = 256;
 const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// This shard's values that a local transaction may use: what is cached and not fenced.

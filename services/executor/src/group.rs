@@ -18,7 +18,7 @@ use atoll_types::{
 
 use crate::shared::Shared;
 
-const MAX_PASSES: usize = 64;
+const MAX_PASSES: usize = 1_024;
 
 /// The leased values and nothing else.
 struct Leased<'a> {

@@ -11,7 +11,7 @@ use atoll_types::{Address, B256, KECCAK_EMPTY, StateKey, StateValue, Tx};
 
 use crate::shared::{Ground, Shared};
 
-const MAX_PASSES: usize = 16;
+const MAX_PASSES: usize = 1_024;
 /// Highest address that Ethereum has given to a precompile in the low range, and P256VERIFY's.
 const PRECOMPILES: [u64; 2] = [0x11, 0x100];
 

@@ -22,8 +22,9 @@ use crate::{
     shared::{Counts, Job, Shared},
 };
 
-/// Fetches from other shards in one prediction at the most.
-const MAX_FETCHES: usize = 24;
+/// Fetches from other shards in one prediction at the most. A chain of calls takes about three for
+/// each contract: its code hash, its code, its slots.
+const MAX_FETCHES: usize = 1_024;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Predicts whatever waits, in batches, several at a time.
@@ -159,7 +160,8 @@ async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, 
                 other => done[at] = Some(other),
             }
         }
-        if wanted.keys.is_empty() && wanted.codes.is_empty() {
+        // Nothing may be wanted of one that is open: what it used changed while it ran.
+        if done.iter().all(Option::is_some) {
             break;
         }
         wanted.fetch(shared, &mut known).await?;

@@ -51,15 +51,17 @@ fn absent() -> Expected {
 
 /// Every key that any shard has ever written.
 fn written(history: &History) -> BTreeSet<StateKey> {
-    let writes = |record| match record {
-        &Record::Block(ref block) => block.writes.iter().collect::<Vec<_>>(),
-        Record::Results(results) => {
-            let parts = results.iter().flat_map(|result| &result.parts);
-            parts.flat_map(|part| &part.writes).collect()
+    let writes = |record: &'_ Record| -> Vec<StateKey> {
+        match record {
+            Record::Block(block) => block.writes.iter().map(|(key, _)| *key).collect(),
+            Record::Results(results) => {
+                let parts = results.iter().flat_map(|result| &result.parts);
+                parts.flat_map(|part| &part.writes).map(|(key, _)| *key).collect()
+            }
+            _ => Vec::new(),
         }
-        _ => Vec::new(),
     };
-    history.shards.iter().flatten().flat_map(writes).map(|(key, _)| *key).collect()
+    history.shards.iter().flatten().flat_map(writes).collect()
 }
 
 /// The accounts and slots of `wanted`, as the cluster has them.

@@ -8,7 +8,11 @@ use atoll::{
     cluster::{Cluster, all_here},
     config::{Beacon, Chain, Config},
 };
-use atoll_api::state::Lookup;
+use atoll_api::{
+    beacon::Head,
+    mempool::Status,
+    state::{Lookup, Outbox, Sync},
+};
 use atoll_fabric::Context;
 use tempfile::TempDir;
 
@@ -86,6 +90,32 @@ impl Here {
         let ask = Lookup { txs: vec![tx] };
         let known = self.cluster.shards[shard].state.lookup.call(context, ask).await?;
         Ok(known.statuses.iter().all(Option::is_none))
+    }
+
+    /// What is under way on the shards and at the beacon, for whoever finds that something does not
+    /// end.
+    pub async fn describe(&self) -> anyhow::Result<String> {
+        let context = || Context::none().with_timeout(PATIENCE);
+        let head = self.cluster.beacon.head.call(context(), Head).await?;
+        let mut lines = vec![format!(
+            "beacon: block {}, {} intents, {} groups, settled {}",
+            head.block.number(),
+            head.intents_waiting,
+            head.groups_open,
+            head.block.settled
+        )];
+        for (clients, shard) in self.cluster.shards.iter().zip(0..) {
+            let pool = clients.mempool.status.call(context(), Status).await?;
+            let outbox = clients.state.outbox.call(context(), Outbox).await?;
+            let ask = Sync { after: 0, wait_ms: 0 };
+            let sync = clients.state.sync.call(context(), ask).await?;
+            lines.push(format!("shard {shard}: {:?}, {pool:?}", sync.tip));
+            for change in sync.changes {
+                lines.push(format!("  pinned {:?}, fenced {:?}", change.pinned, change.fenced));
+            }
+            lines.push(format!("  {outbox:?}"));
+        }
+        Ok(lines.join("\n"))
     }
 
     /// Stops the cluster. What it has kept is in the directory, which goes when it is dropped.

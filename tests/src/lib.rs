@@ -22,6 +22,13 @@ pub mod wallet;
 use std::time::Duration;
 
 /// How long a test waits for anything before it fails. Machines that run tests are busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Chain id of the clusters that tests start.
 pub const CHAIN_ID: u64 = 31_337;
+
+/// Shows what the cluster logs, as far as `RUST_LOG` asks for it.
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Another test of the same process may have been first.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).try_init();
+}

@@ -22,6 +22,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 fn program(shards: u16, seed: u64) -> anyhow::Result<Program> {
+    atoll_tests::log();
     let seed = from_environment("ATOLL_SEED").unwrap_or(seed);
     let rounds = from_environment("ATOLL_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
     println!("{shards} shards, ATOLL_SEED={seed} ATOLL_ROUNDS={rounds}");
@@ -31,7 +32,13 @@ fn program(shards: u16, seed: u64) -> anyhow::Result<Program> {
 /// Carries out a program, and compares.
 async fn check(program: Program) -> anyhow::Result<(order::Counts, replay::Counts)> {
     let here = Here::start(&program.shape()).await?;
-    let txs = program.run(&here).await?;
+    let txs = match program.run(&here).await {
+        Ok(txs) => txs,
+        Err(error) => {
+            println!("{}", here.describe().await?);
+            return Err(error);
+        }
+    };
     let history = History::of(&here, txs).await?;
     let (steps, order) = serial_order(&history)?;
     let replay = Replay::run(&history, &steps);

@@ -137,6 +137,10 @@ impl<'a> Group<'a> {
         self.block.prepare(&self.request.txs.iter().map(|shared| &shared.tx).collect::<Vec<_>>());
         for (index, tx) in self.request.txs.iter().enumerate() {
             let outcome = self.one(index as u32, tx)?;
+            if outcome != TxOutcome::Executed {
+                let (hash, attempt, wrong) = (tx.tx.hash(), tx.attempt, tx.wrong);
+                tracing::debug!(group = %self.request.group.id, tx = %hash, attempt, wrong, ?outcome, "attempt has no effect");
+            }
             if let Some(part) = self.parts.get_mut(&tx.origin) {
                 part.outcomes.push((*tx.tx.hash(), outcome));
             }

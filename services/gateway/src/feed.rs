@@ -100,6 +100,8 @@ pub(crate) struct Hub {
     pub recent: Arc<Recent>,
     pub backlog: Arc<Backlog>,
     waiting: Mutex<Waiting>,
+    /// Shards whose receipts are followed.
+    followed: watch::Sender<usize>,
 }
 
 /// Someone's wait for one transaction.
@@ -121,7 +123,15 @@ impl Drop for Wait {
 
 impl Hub {
     pub fn new(recent: Arc<Recent>, backlog: Arc<Backlog>) -> Self {
-        Self { recent, backlog, waiting: Mutex::default() }
+        let followed = watch::Sender::new(0);
+        Self { recent, backlog, waiting: Mutex::default(), followed }
+    }
+
+    /// Waits until the receipts of `shards` shards are followed: what happens before that is told to
+    /// nobody.
+    pub async fn follows(&self, shards: usize) {
+        // Fails only if the sender is gone, and it is in here.
+        let _ = self.followed.subscribe().wait_for(|followed| *followed >= shards).await;
     }
 
     /// Everything that the feeds say of `tx` from now on. Look it up after this, not before.
@@ -172,6 +182,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, shard: ShardId, links: ShardLinks) {
             Ok(reply) => {
                 after = reply.next;
                 if begins {
+                    hub.followed.send_modify(|followed| *followed += 1);
                     hub.look_up_all();
                 }
                 if !reply.events.is_empty() || reply.lost > 0 {

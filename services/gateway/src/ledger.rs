@@ -187,6 +187,11 @@ impl LedgerService for Ledger {
         &self,
         request: Request<WatchReceiptsRequest>,
     ) -> Result<Response<Self::WatchReceiptsStream>, Status> {
+        let patience = self.0.limits.patience();
+        let followed = tokio::time::timeout(patience, self.0.receipts.follows()).await;
+        followed.map_err(|_| {
+            Status::unavailable("not every shard's receipts can be followed yet; try again")
+        })?;
         let watched = self.0.receipts.watch(request.into_inner())?;
         Ok(Response::new(watched))
     }

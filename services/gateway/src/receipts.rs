@@ -161,6 +161,11 @@ impl Receipts {
         }
     }
 
+    /// Waits until every shard's receipts are followed.
+    pub async fn follows(&self) {
+        self.hub.follows(self.shards.len()).await;
+    }
+
     pub fn watch(&self, request: WatchReceiptsRequest) -> Result<Watched, Status> {
         let (found, limit) =
             (request.senders.len() + request.hashes.len(), self.limits.watch_filter);

@@ -5,6 +5,7 @@ mod act;
 mod world;
 
 use alloy_primitives::U256;
+use anyhow::Context as _;
 use atoll::config::Beacon;
 use atoll_wire::v1::{SubmitOutcome, TransactionFinality, get_receipt_request::Wait};
 use futures::future::{try_join, try_join_all};
@@ -24,8 +25,8 @@ use crate::{
 const BURST: usize = 4;
 /// Ether that every account of a program has.
 const ETHER: u64 = 1_000;
-/// What those get whose funds others take: enough for a few transactions.
-const HELP_WEI: u64 = 500_000_000_000_000_000;
+/// What those get whose funds others take: enough for a transaction, even if half of it goes on.
+const HELP_WEI: u64 = 2_000_000_000_000_000_000;
 
 /// What a seed stands for.
 #[derive(Clone, Debug)]
@@ -151,6 +152,7 @@ impl Program {
                     let help = Plan::pay(wallet.address(), HELP_WEI);
                     done.extend(carry_out(&here.api, saviour, vec![help]).await?);
                 }
+                anyhow::ensure!(offers < 400, "{} has no end: {outcome:?}", tx.hash);
                 if outcome == SubmitOutcome::InsufficientFunds {
                     continue;
                 }
@@ -159,7 +161,6 @@ impl Program {
                 if ends.contains(&known.finality()) {
                     break Some(known);
                 }
-                anyhow::ensure!(offers < 400, "{} has no end: {outcome:?}, {known:?}", tx.hash);
             };
             if let Some(receipt) = end {
                 done.push(Ended::new(&tx, receipt)?);
@@ -174,12 +175,18 @@ impl Program {
 async fn carry_out(api: &Api, wallet: &mut Wallet, plans: Vec<Plan>) -> anyhow::Result<Vec<Ended>> {
     let first = wallet.nonce;
     let txs: Vec<Signed> = plans.iter().map(|p| wallet.sign(p)).collect::<anyhow::Result<_>>()?;
-    api.submit_all(&txs).await?;
+    let what = |tx: &Signed| {
+        let plan = txs.iter().position(|other| other == tx).map(|at| &plans[at]);
+        format!("{} sends {:.600}", wallet.address(), format!("{plan:?}"))
+    };
+    for tx in &txs {
+        api.submit(tx).await.with_context(|| what(tx))?;
+    }
     let mut done = Vec::new();
-    for (tx, nonce) in txs.into_iter().zip(first..) {
-        let mut tx = tx;
+    for (tx, nonce) in txs.iter().zip(first..) {
+        let mut tx = tx.clone();
         for price in 1.. {
-            let receipt = api.end_of(tx.hash).await?;
+            let receipt = api.end_of(tx.hash).await.with_context(|| what(&tx))?;
             let dropped = receipt.finality() == TransactionFinality::Dropped;
             done.push(Ended::new(&tx, receipt)?);
             if !dropped {
@@ -187,7 +194,7 @@ async fn carry_out(api: &Api, wallet: &mut Wallet, plans: Vec<Plan>) -> anyhow::
             }
             let pause = Plan { tip: price, ..Plan::pay(wallet.address(), 0) };
             tx = wallet.sign_at(nonce, &pause)?;
-            api.submit(&tx).await?;
+            api.submit(&tx).await.with_context(|| what(&tx))?;
         }
     }
     Ok(done)

@@ -21,7 +21,6 @@ structs! {
     RunGroups { groups }
     GroupRun { group, env, epoch, txs, values }
     RunGroupsReply { results }
-    GroupResult { group, parts }
 
     Escalate { txs }
     Deliver { chain_id, epoch, from, to, shared, leases, parts, credits, settlements }

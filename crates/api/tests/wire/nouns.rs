@@ -24,12 +24,13 @@ structs! {
     LocalTx { tx, receipt }
     LocalBlock { shard, number, parent, round, txs, writes, codes, credits, fees, burned }
     InFlight { key, group }
-    Lease { chain_id, epoch, group, from, values, in_flight }
+    Lease { chain_id, epoch, group, from, values, in_flight, bodies }
     GroupAck { group, digest }
     Part {
         chain_id, epoch, group, executor, owner, writes, codes, receipts, outcomes, fees, burned,
         sources,
     }
+    GroupResult { group, parts }
     PartMessage { part, manifest }
     Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received, grants }
     Credit { from, to, seq, account, payer, amount, kind }

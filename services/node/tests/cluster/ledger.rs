@@ -1,7 +1,7 @@
 //! What a client sees: acknowledged receipts, and whether the books balance.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -106,6 +106,19 @@ impl Acks {
         lock(&self.seen).receipts.values().cloned().collect()
     }
 
+    /// What has been acknowledged, once that is every transaction of everybody who has sent any.
+    pub async fn complete(&self, api: &Api) -> anyhow::Result<Vec<TransactionReceipt>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let all = self.all();
+            match incomplete(api, &all).await? {
+                None => return Ok(all),
+                Some(what) => ensure!(Instant::now() < deadline, "{what}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// `durable-ack` and `exactly-once`: nobody was told two things, and what was told holds.
     pub async fn hold(&self, api: &Api) -> anyhow::Result<()> {
         let contradictions = lock(&self.seen).contradictions.clone();
@@ -181,7 +194,8 @@ pub async fn bring_about(api: &Api, tx: &Signed) -> anyhow::Result<TransactionRe
             }
         }
     }
-    anyhow::bail!("{} is not final; known last: {last}", tx.hash)
+    let now = api.cluster().await;
+    anyhow::bail!("{} is not final; known last: {last}; the cluster now: {now:?}", tx.hash)
 }
 
 /// Everyone whom receipts name.
@@ -193,23 +207,32 @@ fn named(receipts: &[TransactionReceipt]) -> BTreeSet<Address> {
     receipts.iter().flat_map(of).flatten().collect()
 }
 
+/// A sender who has not as many receipts as it has sent transactions (`nonce-order`).
+async fn incomplete(api: &Api, receipts: &[TransactionReceipt]) -> anyhow::Result<Option<String>> {
+    let mut told: BTreeMap<Address, BTreeSet<u64>> = BTreeMap::new();
+    for receipt in receipts {
+        told.entry(Address::try_from(&receipt.sender[..])?).or_default().insert(receipt.nonce);
+    }
+    for (sender, told) in told {
+        let nonce = api.account(sender, 0).await?.nonce;
+        if !told.iter().copied().eq(0..nonce) {
+            return Ok(Some(format!("{sender} has nonce {nonce} and receipts of {told:?}")));
+        }
+    }
+    Ok(None)
+}
+
 /// `conservation`, from what the public API tells: once nothing is under way, all balances and the
 /// base fees burned make up what there was at genesis. Returns what was burned.
 ///
-/// `receipts` are those of all transactions so far. That none is missing is checked first: every
-/// sender's nonce is the number of its receipts.
+/// `receipts` are those of all transactions so far.
 pub async fn balance_the_books(
     cluster: &Processes,
     receipts: &[TransactionReceipt],
 ) -> anyhow::Result<U256> {
     let api = &cluster.api;
-    let mut sent: BTreeMap<Address, u64> = BTreeMap::new();
-    for receipt in receipts {
-        *sent.entry(Address::try_from(&receipt.sender[..])?).or_default() += 1;
-    }
-    for (sender, sent) in &sent {
-        let nonce = api.account(*sender, 0).await?.nonce;
-        ensure!(nonce == *sent, "{sender} has nonce {nonce} and {sent} receipts");
+    if let Some(what) = incomplete(api, receipts).await? {
+        anyhow::bail!("{what}");
     }
     let genesis = cluster.genesis()?;
     let burned = burned(api, receipts, genesis.block.env.base_fee).await?;
@@ -246,12 +269,15 @@ async fn burned(
     let mut base_fees = BTreeMap::from([(0, genesis_fee)]);
     let mut burned = U256::ZERO;
     for receipt in receipts {
-        if !base_fees.contains_key(&receipt.round) {
-            let request = GetBlockRequest { number: Some(receipt.round) };
-            let block = api.client.clone().get_block(request).await?.into_inner().block;
-            base_fees.insert(receipt.round, block.context("a reply without block")?.base_fee);
-        }
-        let base_fee = U256::from(base_fees[&receipt.round]);
+        let base_fee = match base_fees.entry(receipt.round) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => {
+                let request = GetBlockRequest { number: Some(receipt.round) };
+                let block = api.client.clone().get_block(request).await?.into_inner().block;
+                *unknown.insert(block.context("a reply without block")?.base_fee)
+            }
+        };
+        let base_fee = U256::from(base_fee);
         let price = word(&receipt.effective_gas_price);
         ensure!(price >= base_fee, "{receipt:?} paid less than the base fee {base_fee}");
         burned += base_fee * U256::from(receipt.gas_used);

@@ -90,7 +90,7 @@ impl Process {
         let child = command
             .args(["node", "--config"])
             .arg(config)
-            .env("RUST_LOG", "info")
+            .envs([("RUST_LOG", "info"), ("NO_COLOR", "1")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)

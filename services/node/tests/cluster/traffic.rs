@@ -21,7 +21,7 @@ use crate::{
 
 const SENDERS: u64 = 12;
 /// Each time every sender pays somebody, sends tokens, and calls the hot chain of contracts.
-const TIMES: u64 = 8;
+const TIMES: u64 = 16;
 /// Transactions of one sender under way at a time.
 const AT_ONCE: usize = 3;
 /// Transactions of the load.

@@ -96,6 +96,7 @@ def measure(arguments, workload, cross):
         "p99_ms": summary["latency_ms"]["final"]["p99"],
         "cross": summary["cross_share"],
         "failures": sum(summary["failures"].values()),
+        "reasons": summary["failures"],
         "memory_mb": memory,
     }
 

@@ -22,7 +22,7 @@ pub mod wallet;
 use std::time::Duration;
 
 /// How long a test waits for anything before it fails. Machines that run tests are busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Chain id of the clusters that tests start.
 pub const CHAIN_ID: u64 = 31_337;
 

@@ -139,6 +139,11 @@ impl Tx {
         self.0.envelope.authorization_list().is_some()
     }
 
+    /// What the callee is called with, or the code that creates a contract.
+    pub fn input(&self) -> &Bytes {
+        self.0.envelope.input()
+    }
+
     /// In wei.
     pub fn value(&self) -> U256 {
         self.0.envelope.value()

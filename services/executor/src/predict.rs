@@ -147,7 +147,9 @@ enum Payment {
 fn plain_payment(view: &PredictView<'_>, tx: &Tx) -> Payment {
     let Some(to) = tx.to() else { return Payment::No };
     let code = StateKey::Code(to);
-    if tx.authorizes() || is_precompile(&to) || view.shared.is_own(&code) {
+    // With input it may be a call of a contract whose creation the shard of `to` has yet to see.
+    let plain = tx.input().is_empty() && !tx.authorizes() && !is_precompile(&to);
+    if !plain || view.shared.is_own(&code) {
         return Payment::No;
     }
     match view.known.get(&code) {

@@ -132,10 +132,10 @@ impl Program {
             let nonce = here.api.account(wallet.address(), 0).await?.nonce;
             let act = Act::any(&mut rng);
             let tx = wallet.sign_at(nonce, &self.world.plan(act, wallet, &mut rng)?)?;
-            let mut offers = 0;
+            let mut looks = 0;
             let end = loop {
                 let outcome = here.api.offer(&tx).await?;
-                offers += 1;
+                let pays = outcome != SubmitOutcome::InsufficientFunds;
                 match outcome {
                     SubmitOutcome::Taken | SubmitOutcome::AlreadyKnown => {}
                     // Its nonce was used by an authorisation, unless it has just been executed.
@@ -147,13 +147,14 @@ impl Program {
                     SubmitOutcome::NonceTooLow | SubmitOutcome::InsufficientFunds => {}
                     other => anyhow::bail!("{} is not taken: {other:?}", tx.hash),
                 }
-                // What is in the pool and cannot be paid for stays there.
-                if outcome == SubmitOutcome::InsufficientFunds || offers % 4 == 0 {
+                // What is in the pool and cannot be paid for any more stays there.
+                looks += 1;
+                if !pays || looks % 4 == 0 {
                     let help = Plan::pay(wallet.address(), HELP_WEI);
                     done.extend(carry_out(&here.api, saviour, vec![help]).await?);
                 }
-                anyhow::ensure!(offers < 400, "{} has no end: {outcome:?}", tx.hash);
-                if outcome == SubmitOutcome::InsufficientFunds {
+                anyhow::ensure!(looks < 60, "{} has no end: {outcome:?}", tx.hash);
+                if !pays {
                     continue;
                 }
                 let known = here.api.known(tx.hash, Wait::Final, 300).await?;

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use atoll_tests::{
-    PATIENCE,
     api::{Api, word},
     wallet::Signed,
 };
@@ -20,7 +19,7 @@ use atoll_wire::v1::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::Code;
 
-use crate::processes::{Processes, until};
+use crate::processes::{PATIENCE, Processes, until};
 
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -107,11 +106,11 @@ impl Acks {
     }
 
     /// What has been acknowledged, once that is every transaction of everybody who has sent any.
-    pub async fn complete(&self, api: &Api) -> anyhow::Result<Vec<TransactionReceipt>> {
+    pub async fn complete(&self, cluster: &Processes) -> anyhow::Result<Vec<TransactionReceipt>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let all = self.all();
-            match incomplete(api, &all).await? {
+            match incomplete(cluster, &all).await? {
                 None => return Ok(all),
                 Some(what) => ensure!(Instant::now() < deadline, "{what}"),
             }
@@ -187,8 +186,14 @@ pub async fn bring_about(api: &Api, tx: &Signed) -> anyhow::Result<TransactionRe
             }
             Err(status) => {
                 last = status.to_string();
-                let passes = [Code::Unavailable, Code::ResourceExhausted, Code::NotFound];
-                let passes = passes.contains(&status.code()) || status.code() == Code::Unknown;
+                let passes = matches!(
+                    status.code(),
+                    Code::Unavailable
+                        | Code::ResourceExhausted
+                        | Code::NotFound
+                        | Code::Unknown
+                        | Code::DeadlineExceeded
+                );
                 ensure!(passes, "cannot ask for the receipt of {}: {status}", tx.hash);
                 tokio::time::sleep(PAUSE).await;
             }
@@ -207,14 +212,20 @@ fn named(receipts: &[TransactionReceipt]) -> BTreeSet<Address> {
     receipts.iter().flat_map(of).flatten().collect()
 }
 
-/// A sender who has not as many receipts as it has sent transactions (`nonce-order`).
-async fn incomplete(api: &Api, receipts: &[TransactionReceipt]) -> anyhow::Result<Option<String>> {
+/// A sender who has not one receipt for each of its nonces (`nonce-order`).
+async fn incomplete(
+    cluster: &Processes,
+    receipts: &[TransactionReceipt],
+) -> anyhow::Result<Option<String>> {
     let mut told: BTreeMap<Address, BTreeSet<u64>> = BTreeMap::new();
+    for account in cluster.genesis()?.accounts.iter() {
+        told.insert(account.address, BTreeSet::new());
+    }
     for receipt in receipts {
         told.entry(Address::try_from(&receipt.sender[..])?).or_default().insert(receipt.nonce);
     }
     for (sender, told) in told {
-        let nonce = api.account(sender, 0).await?.nonce;
+        let nonce = cluster.api.account(sender, 0).await?.nonce;
         if !told.iter().copied().eq(0..nonce) {
             return Ok(Some(format!("{sender} has nonce {nonce} and receipts of {told:?}")));
         }
@@ -231,7 +242,7 @@ pub async fn balance_the_books(
     receipts: &[TransactionReceipt],
 ) -> anyhow::Result<U256> {
     let api = &cluster.api;
-    if let Some(what) = incomplete(api, receipts).await? {
+    if let Some(what) = incomplete(cluster, receipts).await? {
         anyhow::bail!("{what}");
     }
     let genesis = cluster.genesis()?;

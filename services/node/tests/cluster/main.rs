@@ -58,11 +58,11 @@ async fn load_keeps_the_supply_and_a_restarted_cluster_goes_on() {
         }
         ensure!(acks.lost() == 0, "receipts were missed");
         acks.hold(&cluster.api).await?;
-        balance_the_books(cluster, &acks.complete(&cluster.api).await?).await?;
+        balance_the_books(cluster, &acks.complete(cluster).await?).await?;
 
         let before = cluster.api.cluster().await?;
         cluster.stop().await?;
-        cluster.launch_all()?;
+        cluster.launch(&Processes::all()).await?;
         cluster.ready().await?;
         let api = cluster.api.clone();
         until("the heads go on", async || {
@@ -79,7 +79,7 @@ async fn load_keeps_the_supply_and_a_restarted_cluster_goes_on() {
         let mut heads = now.shards.iter().zip(&before.shards);
         ensure!(heads.all(|(now, then)| now.head > then.head), "{before:?}, then {now:?}");
         acks.hold(&cluster.api).await?;
-        let burned = balance_the_books(cluster, &acks.complete(&cluster.api).await?).await?;
+        let burned = balance_the_books(cluster, &acks.complete(cluster).await?).await?;
         cluster.stop().await?;
         audit(cluster, burned)
     })
@@ -107,7 +107,7 @@ async fn killed_under_load(blow: Blow) {
         if let Some((shard, is_final)) = blow.goes_on {
             traffic.probe(&api, shard, is_final).await.context("a shard does not go on")?;
         }
-        cluster.launch(&blow.victims)?;
+        cluster.launch(&blow.victims).await?;
         while let Some(sender) = load.join_next().await {
             sender?.context("the load does not finish")?;
         }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -17,10 +17,12 @@ use atoll::{
     config::{Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress},
     genesis::Genesis,
 };
-use atoll_tests::{CHAIN_ID, PATIENCE, api::Api};
+use atoll_tests::{CHAIN_ID, api::Api};
 use atoll_types::{Address, Placement};
+use atoll_wire::v1::ledger_service_client::LedgerServiceClient;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
+use tonic::transport::Endpoint;
 
 /// Number of shards. The last one is split.
 pub const SHARDS: u16 = 3;
@@ -33,6 +35,8 @@ pub const GATEWAY: &str = "gateway";
 /// Clusters run one after another: each of them keeps a machine busy.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
+/// How long anything may take. Machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two looks at something that a process has to do.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -269,12 +273,11 @@ impl Processes {
             let file = dir.path().join(format!("{name}.toml"));
             std::fs::write(file, toml::to_string(&config)?)?;
         }
-        let mut running = HashMap::new();
-        for name in Plan::names() {
-            running.insert(name.clone(), launch(&name, dir.path())?);
-        }
-        let api = Api::connect(&plan.url(GATEWAY)).await?;
+        let endpoint = Endpoint::from_shared(plan.url(GATEWAY))?.tcp_nodelay(true);
+        let api = Api { client: LedgerServiceClient::new(endpoint.connect_lazy()) };
+        let running = HashMap::new();
         let mut cluster = Self { api, plan, running, dir, _alone: alone };
+        cluster.launch(&Self::all()).await?;
         cluster.ready().await?;
         Ok(cluster)
     }
@@ -318,11 +321,6 @@ impl Processes {
         Plan::names()
     }
 
-    /// Starts everything again.
-    pub fn launch_all(&mut self) -> anyhow::Result<()> {
-        self.launch(&Self::all())
-    }
-
     /// kill -9 of several processes.
     pub fn kill(&mut self, names: &[String]) -> anyhow::Result<()> {
         for name in names {
@@ -331,9 +329,22 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts processes that do not run.
-    pub fn launch(&mut self, names: &[String]) -> anyhow::Result<()> {
-        for name in names {
+    /// Starts processes that do not run; a gateway when the others listen, so that it misses none
+    /// of their receipts.
+    pub async fn launch(&mut self, names: &[String]) -> anyhow::Result<()> {
+        let (gateway, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == GATEWAY);
+        for name in &others {
+            self.running.insert((*name).clone(), launch(name, self.dir.path())?);
+        }
+        for name in gateway {
+            for other in &others {
+                let address = self.plan.listen[*other];
+                until("a process listens", async || {
+                    self.running.values_mut().try_for_each(Process::is_running)?;
+                    Ok(TcpStream::connect(address).is_ok().then_some(()))
+                })
+                .await?;
+            }
             self.running.insert(name.clone(), launch(name, self.dir.path())?);
         }
         Ok(())

@@ -144,8 +144,8 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
         ("TLS", vec![22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]),
-        ("noise", noise.clone()),
-        ("noise after the preface", after_preface(&[settings.clone(), noise])),
+        ("noise", noise),
+        ("settings of five bytes", after_preface(&[frame(SETTINGS, 0, 0, &[0; 5])])),
         ("a frame before the settings", after_preface(&[frame(DATA, 0, 1, &[0])])),
         ("a frame of 16 MB", after_preface(&[settings.clone(), large])),
         ("data of no stream", after_preface(&[settings.clone(), frame(DATA, 0, 0, &[1])])),

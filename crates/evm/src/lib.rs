@@ -29,6 +29,7 @@ mod db;
 mod effects;
 mod env;
 mod executor;
+mod group;
 mod handler;
 mod invalid;
 mod journal;
@@ -41,6 +42,7 @@ pub use call::{CALL_GAS_CAP, CallEnd, CallOutcome, CallRequest, CallResult, Call
 pub use code::{Bytecode, CodeCache, bytecode};
 pub use env::TX_GAS_LIMIT_CAP;
 pub use executor::Executor;
+pub use group::{Group, GroupError, Source};
 pub use invalid::Invalid;
 pub use overlay::Overlay;
 pub use run::{Effects, Outcome, Run};

@@ -144,7 +144,8 @@ pub struct Part {
     pub group: GroupId,
     pub executor: ShardId,
     pub owner: ShardId,
-    /// New values of keys of this owner, sorted by key.
+    /// The value of every key that the group has fenced at this owner, changed or not, sorted by
+    /// key.
     pub writes: Vec<Write>,
     /// Code created at addresses of this owner.
     pub codes: Vec<Bytes>,

@@ -1,0 +1,237 @@
+//! Groups: runs transactions of many shards on leased values, and splits what comes out by owner.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use alloy_primitives::keccak256;
+use atoll_types::{
+    B256, BlockEnv, Bytes, KeySet, Part, Placement, PlannedGroup, Receipt, ReceiptKind, ShardId,
+    SharedTx, StateKey, StateValue, TxOutcome, U256, Write,
+};
+
+use crate::{
+    BlockExecutor, Bytecode, Changes, CodeCache, Effects, Invalid, Mode, Outcome, Run, Sequential,
+    StateView,
+};
+
+/// What a group reads that is the same on every shard, and so needs no lease.
+pub trait Source {
+    /// Code by its hash; `None` if it is not at hand. See [`StateView::code`].
+    fn code(&self, hash: &B256) -> Option<Bytecode>;
+
+    /// See [`StateView::block_hash`].
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        let _ = number;
+        None
+    }
+}
+
+impl Source for CodeCache {
+    fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.get(hash)
+    }
+}
+
+/// A group and everything that it runs on. The same group gives the same parts, wherever and however
+/// often it is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    pub placement: &'a Placement,
+    pub plan: &'a PlannedGroup,
+    pub env: &'a BlockEnv,
+    /// Placement epoch.
+    pub epoch: u64,
+    /// In the order of the plan.
+    pub txs: &'a [SharedTx],
+    /// The value of every key that the transactions are predicted to use.
+    pub values: &'a [Write],
+}
+
+/// Why a group gave no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// Code that has to be fetched first, by hash. Then the group is run anew.
+    #[error("it needs code that is not at hand: {0:?}")]
+    Codes(Vec<B256>),
+    #[error("it lists other transactions than its plan")]
+    OtherTransactions,
+    #[error("it has no value of {0:?}, which it may write")]
+    NotLeased(StateKey),
+}
+
+impl Group<'_> {
+    /// Runs the group: every owner's part, ascending. An owner's part holds the value of every key
+    /// that the group has fenced there, changed or not.
+    pub fn run(&self, source: &dyn Source) -> Result<Vec<Part>, GroupError> {
+        let listed = self.txs.iter().map(SharedTx::reference);
+        if !listed.eq(self.plan.txs.iter().copied()) {
+            return Err(GroupError::OtherTransactions);
+        }
+        let leased = Leased { source, values: self.values.iter().copied().collect() };
+        let fenced: HashSet<StateKey> =
+            self.txs.iter().flat_map(|tx| &tx.keys.writes).copied().collect();
+        Running {
+            group: self,
+            leased: &leased,
+            fenced: &fenced,
+            block: Sequential::new(self.env, &leased),
+            parts: self.plan.owners.iter().map(|owner| (*owner, self.part(*owner))).collect(),
+        }
+        .run()
+    }
+
+    fn part(&self, owner: ShardId) -> Part {
+        Part {
+            chain_id: self.env.chain_id,
+            epoch: self.epoch,
+            group: self.plan.id,
+            executor: self.plan.executor,
+            owner,
+            writes: Vec::new(),
+            codes: Vec::new(),
+            receipts: Vec::new(),
+            outcomes: Vec::new(),
+            fees: U256::ZERO,
+            burned: U256::ZERO,
+            sources: Vec::new(),
+        }
+    }
+}
+
+/// The leased values and nothing else.
+struct Leased<'a> {
+    source: &'a dyn Source,
+    values: HashMap<StateKey, StateValue>,
+}
+
+impl StateView for Leased<'_> {
+    fn read(&self, key: &StateKey) -> Option<StateValue> {
+        self.values.get(key).copied()
+    }
+
+    fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.source.code(hash)
+    }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.source.block_hash(number)
+    }
+}
+
+struct Running<'a> {
+    group: &'a Group<'a>,
+    leased: &'a Leased<'a>,
+    fenced: &'a HashSet<StateKey>,
+    block: Sequential<'a, Leased<'a>>,
+    parts: BTreeMap<ShardId, Part>,
+}
+
+impl Running<'_> {
+    fn run(mut self) -> Result<Vec<Part>, GroupError> {
+        let txs = self.group.txs;
+        self.block.prepare(&txs.iter().map(|shared| &shared.tx).collect::<Vec<_>>());
+        for (index, tx) in txs.iter().enumerate() {
+            let outcome = self.one(index as u32, tx)?;
+            if let Some(part) = self.parts.get_mut(&tx.origin) {
+                part.outcomes.push((*tx.tx.hash(), outcome));
+            }
+        }
+        self.split()
+    }
+
+    fn one(&mut self, index: u32, shared: &SharedTx) -> Result<TxOutcome, GroupError> {
+        let run = self.block.attempt(&shared.tx, Mode::Transact);
+        if !run.missing_codes.is_empty() && run.missing.is_empty() {
+            return Err(GroupError::Codes(run.missing_codes));
+        }
+        if let Some(missing) = self.beyond(&run) {
+            return Ok(self.wrong(index, shared, missing));
+        }
+        Ok(match run.outcome {
+            Outcome::Executed(effects) => {
+                self.include(index, shared, *effects);
+                TxOutcome::Executed
+            }
+            Outcome::Invalid(invalid) => refused(&invalid),
+            // Without missing keys and code there is an outcome of another kind.
+            Outcome::Missing => TxOutcome::Wrong { missing: run.used },
+        })
+    }
+
+    /// What a run used beyond what was leased to read and fenced to write.
+    fn beyond(&self, run: &Run) -> Option<KeySet> {
+        let unfenced = run.used.writes.iter().filter(|key| !self.fenced.contains(key));
+        let beyond = KeySet::new(run.missing.iter().copied(), unfenced.copied());
+        (beyond.all().next().is_some()).then(|| {
+            // Everything that the run was found to use comes along: one attempt, not one a key.
+            let unleased = |key: &&StateKey| !self.leased.values.contains_key(key);
+            let reads = run.used.reads.iter().filter(unleased);
+            beyond.union(&KeySet::new(reads.copied(), run.used.writes.iter().copied()))
+        })
+    }
+
+    /// A wrong prediction changes nothing and comes back; one too many is included as failed.
+    fn wrong(&mut self, index: u32, shared: &SharedTx, missing: KeySet) -> TxOutcome {
+        if shared.wrong + 1 < SharedTx::MAX_WRONG {
+            return TxOutcome::Wrong { missing };
+        }
+        let run = self.block.attempt(&shared.tx, Mode::Fail);
+        match run.outcome {
+            Outcome::Executed(effects) => {
+                self.include(index, shared, *effects);
+                TxOutcome::Executed
+            }
+            Outcome::Invalid(invalid) => refused(&invalid),
+            Outcome::Missing => TxOutcome::Wrong { missing: run.used },
+        }
+    }
+
+    fn include(&mut self, index: u32, shared: &SharedTx, effects: Effects) {
+        self.block.keep(&effects);
+        let Some(part) = self.parts.get_mut(&shared.origin) else { return };
+        part.fees += effects.fee;
+        part.burned += effects.burned;
+        let tx = &shared.tx;
+        part.receipts.push(Receipt {
+            tx: *tx.hash(),
+            sender: tx.sender(),
+            nonce: tx.nonce(),
+            to: tx.to(),
+            executed: effects.executed,
+            kind: ReceiptKind::Group(self.group.plan.id),
+            shards: shared.keys.owners(self.group.placement),
+            round: self.group.env.number,
+            index,
+            block: 0,
+        });
+    }
+
+    fn split(self) -> Result<Vec<Part>, GroupError> {
+        let Self { group, leased, fenced, block, mut parts } = self;
+        let Changes { writes, codes } = block.finish();
+        let codes: HashMap<B256, Bytes> =
+            codes.into_iter().map(|code| (keccak256(&code), code)).collect();
+        let changed: HashMap<StateKey, StateValue> = writes.into_iter().collect();
+        let mut keys: Vec<StateKey> = fenced.iter().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            let Some(part) = parts.get_mut(&group.placement.owner_of(&key)) else { continue };
+            let value = changed.get(&key).or_else(|| leased.values.get(&key));
+            let value = *value.ok_or(GroupError::NotLeased(key))?;
+            let created = matches!(key, StateKey::Code(_)).then(|| codes.get(&value.code().hash));
+            if let Some(code) = created.flatten()
+                && !part.codes.contains(code)
+            {
+                part.codes.push(code.clone());
+            }
+            part.writes.push((key, value));
+        }
+        Ok(parts.into_values().collect())
+    }
+}
+
+fn refused(invalid: &Invalid) -> TxOutcome {
+    match invalid {
+        Invalid::NonceTooHigh { .. } => TxOutcome::Behind,
+        other => TxOutcome::Invalid { reason: other.to_string() },
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, U256};
 use anyhow::{Context as _, ensure};
 use atoll_state::Record;
 use atoll_types::{
@@ -19,10 +19,13 @@ use crate::history::History;
 /// One step of the serial order.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A transaction runs.
-    Run { tx: B256, env: BlockEnv, place: Place },
-    /// The fees of these transactions leave their shard for the coinbase.
-    Fees { shard: ShardId, cut: u64, txs: Vec<B256> },
+    /// A transaction runs. If its priority fee is `shown`, the coinbase has it at once.
+    Run { tx: B256, env: BlockEnv, place: Place, shown: bool },
+    /// What of the fees shown in a block nobody has looked at, in wei, leaves the coinbase again,
+    /// to reach it with its shard's fees.
+    Gather { fees: U256 },
+    /// The fees of these transactions leave their shard for the coinbase, and what was gathered.
+    Fees { shard: ShardId, cut: u64, txs: Vec<B256>, gathered: U256 },
     /// A credit reaches its account.
     Deposit { cut: u64, credit: Arrival },
 }
@@ -65,6 +68,14 @@ pub struct Counts {
     pub dropped: usize,
     /// Credits that had to wait for a fence.
     pub delayed: usize,
+    /// Groups that use the coinbase's balance.
+    pub shown: usize,
+    /// Groups that took values in flight.
+    pub in_flight: usize,
+    /// Groups that were leased keys late, to be written.
+    pub late: usize,
+    /// Credits that reached their accounts with a group.
+    pub travelled: usize,
 }
 
 /// The steps, and what was counted on the way. An error names a contradiction in the records.
@@ -73,6 +84,10 @@ pub fn serial_order(history: &History) -> anyhow::Result<(Vec<Step>, Counts)> {
         history,
         committed: HashMap::new(),
         outcomes: HashMap::new(),
+        bodies: HashMap::new(),
+        granted: HashMap::new(),
+        returned: HashSet::new(),
+        travelled: HashMap::new(),
         wrong: HashMap::new(),
         seen: HashSet::new(),
         counts: Counts::default(),
@@ -114,6 +129,13 @@ struct Order<'a> {
     /// For each decided group, the block that decided it and whether it committed.
     committed: HashMap<GroupId, (u64, bool)>,
     outcomes: HashMap<GroupId, HashMap<B256, &'a TxOutcome>>,
+    bodies: HashMap<TxRef, &'a SharedTx>,
+    /// Keys leased late to be written.
+    granted: HashMap<GroupId, HashSet<StateKey>>,
+    /// Payments that came back.
+    returned: HashSet<B256>,
+    /// Credits that reach their accounts with a group.
+    travelled: HashMap<GroupId, Vec<Arrival>>,
     /// Wrong predictions that committed, up to now in the order.
     wrong: HashMap<B256, u32>,
     seen: HashSet<B256>,
@@ -124,15 +146,37 @@ impl<'a> Order<'a> {
     fn read_decisions(&mut self) -> anyhow::Result<()> {
         for block in &self.history.beacon {
             for decision in &block.decisions {
-                let commit = matches!(decision.verdict, Verdict::Commit(_));
+                let commit = matches!(decision.verdict, Verdict::Commit { .. });
                 self.counts.aborts += usize::from(!commit);
                 let before = self.committed.insert(decision.group, (block.number(), commit));
                 ensure!(before.is_none(), "group {} was decided twice", decision.group);
             }
         }
         for record in self.history.shards.iter().flatten() {
+            match record {
+                Record::Share(txs) => {
+                    self.bodies.extend(txs.iter().map(|tx| (tx.reference(), tx)));
+                }
+                Record::Grants(grants) => {
+                    self.counts.late += grants.len();
+                    for (group, values) in grants {
+                        let keys = values.iter().map(|(key, _)| *key);
+                        self.granted.entry(*group).or_default().extend(keys);
+                    }
+                }
+                Record::Credits { credits, .. } => {
+                    let returned = credits.iter().filter_map(|credit| match credit.kind {
+                        CreditKind::Returned { tx } => Some(tx),
+                        _ => None,
+                    });
+                    self.returned.extend(returned);
+                }
+                _ => {}
+            }
             let Record::Results(results) = record else { continue };
             for GroupResult { group, parts } in results {
+                let in_flight = parts.iter().any(|part| !part.sources.is_empty());
+                self.counts.in_flight += usize::from(in_flight);
                 let outcomes = parts.iter().flat_map(|part| &part.outcomes);
                 let outcomes = outcomes.map(|(tx, outcome)| (*tx, outcome)).collect();
                 let before = self.outcomes.insert(*group, outcomes);
@@ -163,6 +207,10 @@ impl<'a> Order<'a> {
             return Ok(());
         }
         self.counts.groups += 1;
+        for credit in self.travelled.remove(&group.id).unwrap_or_default() {
+            self.counts.travelled += 1;
+            steps.push(Step::Deposit { cut: group.id.round, credit });
+        }
         let outcomes = self.outcomes.get(&group.id).context("it committed without a result")?;
         let mut executed = Vec::new();
         for (TxRef { hash, .. }, index) in group.txs.iter().zip(0..) {
@@ -179,13 +227,19 @@ impl<'a> Order<'a> {
         if group.txs.len() > 1 {
             self.counts.together += executed.len();
         }
+        let coinbase = StateKey::Basic(block.env.coinbase);
+        let shared = group.txs.iter().filter_map(|tx| self.bodies.get(tx));
+        let granted = self.granted.get(&group.id).is_some_and(|keys| keys.contains(&coinbase));
+        let shown = granted || shared.into_iter().any(|tx| tx.keys.writes.contains(&coinbase));
+        self.counts.shown += usize::from(shown);
         for (hash, index) in executed {
             let receipt = self.take(hash)?;
             let place = (receipt.kind(), receipt.round, receipt.group_index, receipt.index);
             let expected = (TransactionKind::Group, group.id.round, Some(group.id.index), index);
             ensure!(place == expected, "{hash} says {place:?}, it is in {expected:?}");
             let wrong = self.wrong.get(&hash).copied().unwrap_or(0);
-            steps.push(Step::Run { tx: hash, env: block.env, place: Place::Group { wrong } });
+            let place = Place::Group { wrong };
+            steps.push(Step::Run { tx: hash, env: block.env, place, shown });
         }
         Ok(())
     }
@@ -196,6 +250,7 @@ impl<'a> Order<'a> {
         local: &LocalBlock,
         steps: &mut Vec<Step>,
     ) -> anyhow::Result<()> {
+        let shown = self.history.owner(&block.env.coinbase) == local.shard;
         for (tx, index) in local.txs.iter().zip(0..) {
             let hash = *tx.tx.hash();
             let (kind, place) = match tx.receipt.kind {
@@ -209,7 +264,10 @@ impl<'a> Order<'a> {
             let said = (receipt.kind(), receipt.round, receipt.block, receipt.index);
             let expected = (kind, local.round, local.number, index);
             ensure!(said == expected, "{hash} says {said:?}, it is in {expected:?}");
-            steps.push(Step::Run { tx: hash, env: block.env, place });
+            steps.push(Step::Run { tx: hash, env: block.env, place, shown });
+        }
+        if shown {
+            steps.push(Step::Gather { fees: local.fees });
         }
         Ok(())
     }
@@ -237,7 +295,7 @@ impl<'a> Order<'a> {
     }
 
     fn timeline(&mut self, shard: ShardId, records: &'a [Record]) -> anyhow::Result<Timeline<'a>> {
-        let mut owner = Owner::new(self.history, shard);
+        let mut owner = Owner::new(self.history, shard, &self.returned);
         let mut timeline = Timeline { cuts: BTreeMap::new(), blocks: Vec::new() };
         let mut cut = 0;
         for record in records {
@@ -247,6 +305,7 @@ impl<'a> Order<'a> {
                     let next = (shard, cut, timeline.blocks.len() as u64 + 1);
                     ensure!(here == next, "block {here:?} instead of {next:?}");
                     owner.fees.extend(block.txs.iter().map(|tx| *tx.tx.hash()));
+                    owner.gathered += block.fees;
                     timeline.blocks.push(block);
                 }
                 Record::Share(txs) => {
@@ -255,6 +314,11 @@ impl<'a> Order<'a> {
                     }
                 }
                 Record::Credits { from, credits } => owner.hold(*from, credits)?,
+                Record::Grants(grants) => {
+                    for (group, values) in grants {
+                        values.iter().for_each(|(key, _)| owner.fence(*key, *group));
+                    }
+                }
                 Record::Cut(block) => {
                     cut += 1;
                     let number = usize::try_from(cut)?;
@@ -270,7 +334,11 @@ impl<'a> Order<'a> {
         }
         self.counts.delayed += owner.delayed;
         let left = owner.left();
+        let travelled = owner.travelled;
         ensure!(left.is_empty(), "credits that never reached their accounts: {left:?}");
+        for (group, credits) in travelled {
+            self.travelled.entry(group).or_default().extend(credits);
+        }
         Ok(timeline)
     }
 
@@ -292,23 +360,31 @@ struct Owner<'a> {
     shard: ShardId,
     /// Local transactions and committed ones, whose fees have not left yet.
     fees: Vec<B256>,
+    /// Fees of local blocks in wei.
+    gathered: U256,
     shared: HashMap<TxRef, &'a SharedTx>,
-    fences: HashMap<StateKey, GroupId>,
+    fences: HashMap<StateKey, Vec<GroupId>>,
     held: BTreeMap<ShardId, (u64, VecDeque<Credit>)>,
     undelivered: Vec<Arrival>,
+    /// Credits that travel with a lease, or have.
+    travelled: HashMap<GroupId, Vec<Arrival>>,
+    returned: HashSet<B256>,
     delayed: usize,
 }
 
 impl<'a> Owner<'a> {
-    fn new(history: &'a History, shard: ShardId) -> Self {
+    fn new(history: &'a History, shard: ShardId, returned: &HashSet<B256>) -> Self {
         Self {
             history,
             shard,
             fees: Vec::new(),
+            gathered: U256::ZERO,
             shared: HashMap::new(),
             fences: HashMap::new(),
             held: BTreeMap::new(),
             undelivered: Vec::new(),
+            travelled: HashMap::new(),
+            returned: returned.clone(),
             delayed: 0,
         }
     }
@@ -327,7 +403,14 @@ impl<'a> Owner<'a> {
         let (cut, shard) = (block.number(), self.shard);
         let mut steps = Vec::new();
         for decision in &block.decisions {
-            self.fences.retain(|_, group| *group != decision.group);
+            self.fences.retain(|_, groups| {
+                groups.retain(|group| *group != decision.group);
+                !groups.is_empty()
+            });
+            if matches!(decision.verdict, Verdict::Abort(_)) {
+                let waits = self.travelled.remove(&decision.group).unwrap_or_default();
+                self.undelivered.extend(waits);
+            }
         }
         let mut due = std::mem::take(&mut self.undelivered);
         let old = due.len();
@@ -339,31 +422,64 @@ impl<'a> Owner<'a> {
         }
         if !self.fees.is_empty() {
             let txs = std::mem::take(&mut self.fees);
-            steps.push(Step::Fees { shard, cut, txs });
-            if self.history.owner(&block.env.coinbase) == shard {
+            let home = self.history.owner(&block.env.coinbase) == shard;
+            let gathered = std::mem::take(&mut self.gathered);
+            let gathered = if home { gathered } else { U256::ZERO };
+            steps.push(Step::Fees { shard, cut, txs, gathered });
+            if home {
                 due.push(Arrival::OwnFees { shard, cut });
             }
         }
         for (credit, index) in due.into_iter().zip(0..) {
-            let account = match credit {
-                Arrival::Sent(credit) => credit.account,
-                Arrival::OwnFees { .. } => block.env.coinbase,
-            };
-            let keys = [StateKey::Basic(account), StateKey::Code(account)];
-            if keys.iter().any(|key| self.fences.contains_key(key)) {
+            let [basic, code] = self.keys(&credit, block);
+            let payment = credit.payment();
+            let code_may_change = payment.is_some() && self.fences.contains_key(&code);
+            // What turns out to be for a contract goes back as soon as that is certain.
+            let goes_back = payment.is_some_and(|tx| self.returned.contains(&tx));
+            let free = goes_back || !self.fences.contains_key(&basic);
+            if free && !code_may_change {
+                steps.push(Step::Deposit { cut, credit });
+            } else {
                 self.delayed += usize::from(index >= old);
                 self.undelivered.push(credit);
-            } else {
-                steps.push(Step::Deposit { cut, credit });
             }
         }
         for group in &block.plan {
             let txs = group.txs.iter().filter_map(|tx| self.shared.get(tx));
             let writes = txs.flat_map(|tx| &tx.keys.writes);
             let own = writes.filter(|key| self.history.placement.owner_of(key) == shard);
-            self.fences.extend(own.map(|key| (*key, group.id)));
+            let own: HashSet<StateKey> = own.copied().collect();
+            self.send_along(block, group.id, &own);
+            own.into_iter().for_each(|key| self.fence(key, group.id));
         }
         steps
+    }
+
+    fn fence(&mut self, key: StateKey, group: GroupId) {
+        self.fences.entry(key).or_default().push(group);
+    }
+
+    fn keys(&self, credit: &Arrival, block: &BeaconBlock) -> [StateKey; 2] {
+        let account = match credit {
+            Arrival::Sent(credit) => credit.account,
+            Arrival::OwnFees { .. } => block.env.coinbase,
+        };
+        [StateKey::Basic(account), StateKey::Code(account)]
+    }
+
+    /// Credits to accounts in flight that a group writes travel with its lease.
+    fn send_along(&mut self, block: &BeaconBlock, group: GroupId, writes: &HashSet<StateKey>) {
+        let mut waiting = std::mem::take(&mut self.undelivered);
+        let travels = |credit: &mut Arrival| {
+            let [basic, code] = self.keys(credit, block);
+            let code_may_change = credit.payment().is_some() && self.fences.contains_key(&code);
+            writes.contains(&basic) && self.fences.contains_key(&basic) && !code_may_change
+        };
+        let travelling: Vec<Arrival> = waiting.extract_if(.., travels).collect();
+        self.undelivered = waiting;
+        if !travelling.is_empty() {
+            self.travelled.insert(group, travelling);
+        }
     }
 
     fn left(&self) -> Vec<Arrival> {
@@ -373,6 +489,14 @@ impl<'a> Owner<'a> {
 }
 
 impl Arrival {
+    /// The transaction whose payment it is.
+    fn payment(&self) -> Option<B256> {
+        match self {
+            Self::Sent(Credit { kind: CreditKind::Payment { tx }, .. }) => Some(*tx),
+            _ => None,
+        }
+    }
+
     /// The transaction whose payment it is, or that it returns.
     pub fn tx(&self) -> Option<B256> {
         match self {

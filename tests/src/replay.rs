@@ -29,7 +29,7 @@ const MAX_WRONG: u32 = 3;
 pub struct Replay<'a> {
     history: &'a History,
     state: CacheDB<EmptyDB>,
-    /// Priority fee of each transaction, in wei.
+    /// Priority fee of each transaction that the coinbase did not get at once, in wei.
     tips: HashMap<B256, U256>,
     /// Fees on their way to the coinbase from other shards, oldest first.
     fees: HashMap<ShardId, VecDeque<U256>>,
@@ -99,8 +99,11 @@ impl<'a> Replay<'a> {
         };
         for step in steps {
             match step {
-                Step::Run { tx, env, place } => replay.one(*tx, env, *place),
-                Step::Fees { shard, cut, txs } => replay.pay_fees(*shard, *cut, txs),
+                Step::Run { tx, env, place, shown } => replay.one(*tx, env, *place, *shown),
+                Step::Gather { fees } => replay.gather(*fees),
+                Step::Fees { shard, cut, txs, gathered } => {
+                    replay.pay_fees(*shard, *cut, txs, *gathered);
+                }
                 Step::Deposit { credit, .. } => replay.deposit(credit),
             }
         }
@@ -112,7 +115,7 @@ impl<'a> Replay<'a> {
         self.differences.push(what);
     }
 
-    fn one(&mut self, hash: B256, env: &BlockEnv, place: Place) {
+    fn one(&mut self, hash: B256, env: &BlockEnv, place: Place, shown: bool) {
         let Some(ended) = self.history.txs.get(&hash) else {
             return self.differ(format!("{hash} was sent by nobody"));
         };
@@ -130,7 +133,7 @@ impl<'a> Replay<'a> {
             tx.kind = TxKind::Call(nobody());
         }
         let (price, value) = (price(&tx, env), tx.value);
-        let mut ran = match run(&mut self.state, tx.clone(), env) {
+        let mut ran = match run(&mut self.state, tx.clone(), env, shown) {
             Ok(ran) => ran,
             Err(error) => {
                 return self.differ(format!("{hash} took effect as {place:?}: revm: {error}"));
@@ -139,7 +142,7 @@ impl<'a> Replay<'a> {
         let mut expected = executed(ran.0, price);
         if as_failed && expected != told {
             expected = failed(tx.gas_limit, price);
-            ran.1 = self.charge_as_failed(&tx, price);
+            ran.1 = self.charge_as_failed(&tx, price, env, shown);
             self.counts.included_as_failed += 1;
         }
         let mut told = told;
@@ -152,7 +155,8 @@ impl<'a> Replay<'a> {
             self.differ(format!("{hash} as {place:?} to {payee:?}: {told:?}, revm: {expected:?}"));
         }
         let gas = U256::from(expected.gas_used);
-        self.tips.insert(hash, gas * U256::from(price - u128::from(env.base_fee)));
+        let tip = gas * U256::from(price - u128::from(env.base_fee));
+        self.tips.insert(hash, if shown { U256::ZERO } else { tip });
         self.counts.succeeded += usize::from(expected.status);
         self.counts.failed += usize::from(!expected.status);
         self.counts.created += usize::from(expected.status && expected.contract.is_some());
@@ -166,12 +170,24 @@ impl<'a> Replay<'a> {
     }
 
     /// What the protocol charges for one wrong prediction too many.
-    fn charge_as_failed(&mut self, tx: &TxEnv, price: u128) -> EvmState {
+    fn charge_as_failed(
+        &mut self,
+        tx: &TxEnv,
+        price: u128,
+        env: &BlockEnv,
+        shown: bool,
+    ) -> EvmState {
         let mut info = self.state.basic(tx.caller).ok().flatten().unwrap_or_default();
         info.nonce += 1;
         info.balance = info.balance.saturating_sub(U256::from(tx.gas_limit) * U256::from(price));
-        let account = revm::state::Account::from(info).with_touched_mark();
-        EvmState::from_iter([(tx.caller, account)])
+        let touched = |info| revm::state::Account::from(info).with_touched_mark();
+        let mut changes = EvmState::from_iter([(tx.caller, touched(info))]);
+        if shown {
+            let mut info = self.state.basic(env.coinbase).ok().flatten().unwrap_or_default();
+            info.balance += U256::from(tx.gas_limit) * U256::from(price - u128::from(env.base_fee));
+            changes.insert(env.coinbase, touched(info));
+        }
+        changes
     }
 
     /// By how much all balances together fall.
@@ -186,8 +202,18 @@ impl<'a> Replay<'a> {
         lost
     }
 
-    fn pay_fees(&mut self, shard: ShardId, cut: u64, txs: &[B256]) {
-        let mut sum = U256::ZERO;
+    fn gather(&mut self, fees: U256) {
+        let coinbase = self.coinbase();
+        let mut info = self.state.basic(coinbase).ok().flatten().unwrap_or_default();
+        match info.balance.checked_sub(fees) {
+            Some(left) => info.balance = left,
+            None => self.differ(format!("fees of {fees}, the coinbase has {}", info.balance)),
+        }
+        self.state.insert_account_info(coinbase, info);
+    }
+
+    fn pay_fees(&mut self, shard: ShardId, cut: u64, txs: &[B256], gathered: U256) {
+        let mut sum = gathered;
         for tx in txs {
             match self.tips.get(tx) {
                 Some(tip) => sum += *tip,
@@ -355,12 +381,13 @@ fn transaction(ended: &Ended) -> TxEnv {
     }
 }
 
-/// Runs a transaction with plain revm. The priority fee is taken off the coinbase again: the cluster
-/// pays it later, as a credit. What is sent to nobody is taken away too.
+/// Runs a transaction with plain revm. A priority fee that is not shown is taken off the coinbase
+/// again: the cluster pays it later, as a credit. What is sent to nobody is taken away too.
 fn run(
     state: &mut CacheDB<EmptyDB>,
     tx: TxEnv,
     env: &BlockEnv,
+    shown: bool,
 ) -> Result<(ExecutionResult, EvmState), String> {
     let price = price(&tx, env);
     let context = Context::mainnet()
@@ -381,7 +408,7 @@ fn run(
     let (result, mut changes) = (ran.result, ran.state);
     let gas = U256::from(result.tx_gas_used());
     let tip = gas * U256::from(price - u128::from(env.base_fee));
-    if let Some(coinbase) = changes.get_mut(&env.coinbase) {
+    if let Some(coinbase) = changes.get_mut(&env.coinbase).filter(|_| !shown) {
         coinbase.info.balance -= tip;
     }
     changes.remove(&nobody());

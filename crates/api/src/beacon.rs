@@ -12,6 +12,15 @@ pub struct Announce {
     pub from: ShardId,
     pub intents: Vec<Intent>,
     pub anchor: Option<Anchor>,
+    /// Acknowledgements of the anchor that are left out because they came with earlier ones.
+    pub earlier_acks: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct AnnounceReply {
+    /// The acknowledgements left out are not known here, so the anchor was not taken: it has to be
+    /// sent whole.
+    pub whole: bool,
 }
 
 /// Beacon blocks in order.
@@ -40,6 +49,27 @@ pub struct HeadReply {
     pub groups_open: u64,
 }
 
+/// What the beacon has counted since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct BeaconStats;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BeaconStatsReply {
+    /// Blocks made.
+    pub blocks: u64,
+    /// Intents that were new.
+    pub intents: u64,
+    /// Groups planned, and the transactions in them.
+    pub groups: u64,
+    pub txs: u64,
+    pub commits: u64,
+    pub aborts: u64,
+    /// Processor time of the thread that the beacon stands on and of writing its log.
+    pub cpu_ns: u64,
+    /// Announcements that were refused; by reason, ascending.
+    pub refused: Vec<(String, u64)>,
+}
+
 /// Every error of the beacon service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum BeaconError {
@@ -53,4 +83,17 @@ pub enum BeaconError {
     Storage { reason: String },
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl BeaconError {
+    /// A name of the reason, for counting.
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::NoSuchShard { .. } => "no_such_shard",
+            Self::TooManyIntents { .. } => "too_many_intents",
+            Self::BadIntent { .. } => "bad_intent",
+            Self::Storage { .. } => "storage",
+            Self::Fault(_) => "fault",
+        }
+    }
 }

@@ -4,16 +4,26 @@ use atoll_fabric::{Call, Link, Malformed, Rpc};
 use atoll_wire::v1 as wire;
 
 use crate::{
-    beacon::{Announce, BeaconError, Blocks, BlocksReply, Head, HeadReply},
+    beacon::{
+        Announce, AnnounceReply, BeaconError, BeaconStats, BeaconStatsReply, Blocks, BlocksReply,
+        Head, HeadReply,
+    },
     convert::Proto,
-    executor::{Debit, ExecutorError, Predict, PredictReply, RunGroups, RunGroupsReply},
+    executor::{
+        Debit, ExecutorError, ExecutorStats, ExecutorStatsReply, Predict, PredictReply, RunGroups,
+        RunGroupsReply,
+    },
     mempool::{MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply},
-    router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError},
+    router::{
+        Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError, RouterStats,
+        RouterStatsReply,
+    },
     state::{
-        AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, Lookup, LookupReply,
-        Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiveCredits,
-        ReceiveCreditsReply, Settle, Share, ShareReply, StateError, StoreResults,
-        StoreResultsReply, Sync, SyncReply, TellDropped, Tip, Watch, WatchReply, Withdraw,
+        AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, LeaseLate,
+        LeaseLateReply, Lookup, LookupReply, Outbox, OutboxReply, PutCodes, Read, ReadReply,
+        Recall, RecallReply, ReceiveCredits, ReceiveCreditsReply, Settle, Share, ShareReply,
+        StateError, StoreResults, StoreResultsReply, Sync, SyncReply, TellDropped, Tip, Watch,
+        WatchReply, Withdraw,
     },
 };
 
@@ -88,6 +98,7 @@ service! {
         predict: Predict (PredictRequest, PredictResponse) -> PredictReply;
         debit: Debit (DebitRequest, DebitResponse) -> ();
         run_groups: RunGroups (RunGroupsRequest, RunGroupsResponse) -> RunGroupsReply;
+        stats: ExecutorStats (ExecutorStatsRequest, ExecutorStatsResponse) -> ExecutorStatsReply;
     }
 }
 
@@ -108,6 +119,7 @@ service! {
             -> ReceiveCreditsReply;
         settle: Settle (SettleRequest, SettleResponse) -> ();
         recall: Recall (RecallRequest, RecallResponse) -> RecallReply;
+        lease_late: LeaseLate (LeaseLateRequest, LeaseLateResponse) -> LeaseLateReply;
         put_codes: PutCodes (PutCodesRequest, PutCodesResponse) -> ();
         watch: Watch (WatchRequest, WatchResponse) -> WatchReply;
         sync: Sync (SyncRequest, SyncResponse) -> SyncReply;
@@ -122,15 +134,17 @@ service! {
         escalate: Escalate (EscalateRequest, EscalateResponse) -> ();
         deliver: Deliver (DeliverRequest, DeliverResponse) -> DeliverReply;
         fetch: Fetch (FetchRequest, FetchResponse) -> FetchReply;
+        stats: RouterStats (RouterStatsRequest, RouterStatsResponse) -> RouterStatsReply;
     }
 }
 
 service! {
     /// Links to the beacon.
     BeaconClient, "atoll.v1.BeaconService", BeaconError {
-        announce: Announce (AnnounceRequest, AnnounceResponse) -> ();
+        announce: Announce (AnnounceRequest, AnnounceResponse) -> AnnounceReply;
         blocks: Blocks (BlocksRequest, BlocksResponse) -> BlocksReply;
         head: Head (HeadRequest, HeadResponse) -> HeadReply;
+        stats: BeaconStats (BeaconStatsRequest, BeaconStatsResponse) -> BeaconStatsReply;
     }
 }
 
@@ -156,6 +170,5 @@ done!(
     TellDroppedResponse,
     SettleResponse,
     PutCodesResponse,
-    EscalateResponse,
-    AnnounceResponse
+    EscalateResponse
 );

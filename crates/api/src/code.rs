@@ -80,6 +80,8 @@ const fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::NotExecutor { .. }
         | Refusal::NotForThisShard { .. }
         | Refusal::OutsideFence { .. }
+        | Refusal::LacksFenced { .. }
+        | Refusal::NotLate { .. }
         | Refusal::ManifestMismatch { .. }
         | Refusal::OtherResult { .. }
         | Refusal::CreditGap { .. }

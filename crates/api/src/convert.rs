@@ -3,6 +3,7 @@
 //! Decoding is where a message is validated: lengths, kinds of values, presence of what is
 //! required, order of key sets. What a message means is for the service to judge.
 
+mod acks;
 mod beacon;
 mod block;
 mod commit;
@@ -14,6 +15,7 @@ mod refusal;
 mod router;
 mod scalar;
 mod state;
+mod stats;
 mod tx;
 
 use atoll_fabric::Malformed;

@@ -1,8 +1,9 @@
 //! `executor`: runs transactions of one shard: its local blocks, predictions, and groups.
 
 use atoll_fabric::Fault;
+use atoll_meter::WorkDone;
 use atoll_types::{
-    B256, BlockEnv, GroupResult, KeySet, PlannedGroup, SharedTx, StateKey, Tx, Write,
+    B256, BlockEnv, GroupResult, KeySet, LateAsk, PlannedGroup, SharedTx, StateKey, Tx, Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,12 +66,34 @@ pub struct GroupRun {
     pub txs: Vec<SharedTx>,
     /// Every leased value. Code that they name is with this shard's state.
     pub values: Vec<Write>,
+    /// Keys among them that were leased late to be written.
+    pub late_writes: Vec<StateKey>,
+    /// Keys that were refused: whoever needs one was predicted wrongly.
+    pub refused: Vec<StateKey>,
 }
 
 #[derive(Clone, Debug)]
 pub struct RunGroupsReply {
-    /// Of the groups that ran; the others are left out.
+    /// Of the groups that ran; those that cannot are left out.
     pub results: Vec<GroupResult>,
+    /// Groups that need more than they were leased.
+    pub lacking: Vec<LateAsk>,
+}
+
+/// What the executor has counted since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecutorStats;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExecutorStatsReply {
+    /// Local blocks, and the transactions that they include.
+    pub local: WorkDone,
+    /// Groups, and the transactions in them.
+    pub groups: WorkDone,
+    /// Requests to predict, and the predictions that needed nothing more.
+    pub predictions: WorkDone,
+    /// Transactions of groups that used keys outside their set.
+    pub wrong: u64,
 }
 
 /// Every error of the executor service.

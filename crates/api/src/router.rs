@@ -1,8 +1,9 @@
 //! `router`: a shard's side of everything that crosses shards.
 
-use atoll_fabric::Fault;
+use atoll_fabric::{Fault, Traffic};
 use atoll_types::{
-    B256, Bytes, Credit, GroupId, Lease, PartMessage, ShardId, SharedTx, StateKey, StateValue, Tx,
+    B256, Bytes, Credit, Flight, GroupId, LateAsk, LateLease, Lease, PartMessage, ShardId,
+    SharedTx, StateKey, StateValue, Tx, Want,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub struct Deliver {
     pub parts: Vec<PartMessage>,
     pub credits: Vec<Credit>,
     pub settlements: Vec<Settlement>,
+    pub wants: Vec<Want>,
+    pub flights: Vec<Flight>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -40,14 +43,17 @@ pub struct DeliverReply {
     pub credits_received: u64,
 }
 
-/// Reads from another shard: values and code for prediction, and what was missed of open groups.
-#[derive(Clone, Debug)]
+/// Reads from another shard: values and code for prediction, late leases, and what was missed of
+/// open groups.
+#[derive(Clone, Debug, Default)]
 pub struct Fetch {
     pub from: ShardId,
     pub keys: Vec<StateKey>,
     pub codes: Vec<B256>,
     pub leases: Vec<GroupId>,
     pub results: Vec<GroupId>,
+    /// Keys that groups which the asking shard runs need beyond their leases.
+    pub late: Vec<LateAsk>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +66,34 @@ pub struct FetchReply {
     pub leases: Vec<Lease>,
     /// Those that there are, of the asking shard.
     pub parts: Vec<PartMessage>,
+    /// In the order of the requests.
+    pub late: Vec<LateLease>,
+}
+
+/// What the router has counted since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct RouterStats;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterStatsReply {
+    pub deliver: Traffic,
+    pub fetch: Traffic,
+    pub announce: Traffic,
+    pub blocks: Traffic,
+    /// Transactions that did not fit their shard's local block.
+    pub escalated: u64,
+    /// Of which were found to be payments to another shard.
+    pub credits: u64,
+    /// Intents announced, repeated ones included.
+    pub intents: u64,
+    /// Groups to whose executors values in flight were sent.
+    pub flights: u64,
+    /// Requests for late leases made.
+    pub late_asks: u64,
+    /// Keys refused to other executors that asked for late leases.
+    pub late_refused: u64,
+    /// Messages, and parts of messages, that broke a rule; by rule, ascending.
+    pub refused: Vec<(String, u64)>,
 }
 
 /// Every error of the router service.
@@ -73,4 +107,15 @@ pub enum RouterError {
     State { reason: String },
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl RouterError {
+    /// A name of the rule that a message has broken, for counting; `None` if it has broken none.
+    pub const fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::NotForThisShard { .. } => Some("not_for_this_shard"),
+            Self::Refused(refusal) => Some(refusal.rule()),
+            Self::State { .. } | Self::Fault(_) => None,
+        }
+    }
 }

@@ -2,12 +2,12 @@
 //! state, and nothing that it has answered for is lost.
 
 use atoll_fabric::Fault;
-pub use atoll_types::Refusal;
 use atoll_types::{
-    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult, Lease,
-    LocalBlock, PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey, StateValue, TxRef,
-    Write,
+    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult, LateAsk,
+    LateLease, Lease, LocalBlock, PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey,
+    StateValue, TxRef, Write,
 };
+pub use atoll_types::{GroupToRun, Refusal};
 use serde::{Deserialize, Serialize};
 
 pub use crate::client::StateClient;
@@ -40,6 +40,8 @@ pub struct ReadReply {
 #[derive(Clone, Debug)]
 pub struct Append {
     pub block: LocalBlock,
+    /// Keys that its transactions have used and not written.
+    pub reads: Vec<StateKey>,
 }
 
 /// What the next block is built on.
@@ -71,14 +73,6 @@ pub struct CutReply {
     pub returned: Vec<SharedTx>,
     /// What became of credits that others sent here.
     pub settlements: Vec<Settlement>,
-}
-
-#[derive(Clone, Debug)]
-pub struct GroupToRun {
-    pub group: PlannedGroup,
-    pub env: BlockEnv,
-    /// Those that concern this shard; the others come with the leases.
-    pub txs: Vec<SharedTx>,
 }
 
 #[derive(Clone, Debug)]
@@ -206,6 +200,23 @@ pub struct RecallReply {
     /// Those that there are.
     pub leases: Vec<Lease>,
     pub parts: Vec<PartMessage>,
+}
+
+/// Leases keys late to groups that have found that they need them. Answered when what is fenced for
+/// it is durable.
+#[derive(Clone, Debug)]
+pub struct LeaseLate {
+    /// The shard that runs the groups.
+    pub from: ShardId,
+    pub asks: Vec<LateAsk>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LeaseLateReply {
+    /// In the order of the requests.
+    pub leases: Vec<LateLease>,
+    /// The rules that refused keys would break.
+    pub refused: Vec<Refusal>,
 }
 
 /// Caches code of other shards.

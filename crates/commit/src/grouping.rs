@@ -1,7 +1,6 @@
 //! Which waiting transactions a round takes, and which of them form one group.
 
-use std::collections::HashMap;
-
+use alloy_primitives::map::HashMap;
 use atoll_types::{Address, Intent, ShardId};
 
 /// Bounds of one round.
@@ -54,7 +53,8 @@ impl Blocked {
 
 /// Takes what can run in a round, oldest first, and unites what shares a key that either writes.
 ///
-/// `fenced` says whether an undecided group may write a key: whatever uses such a key waits.
+/// `fenced` says whether as many undecided groups as there may be write a key: whatever uses such a
+/// key waits.
 /// `absent` says whether nothing may be planned on a shard: what touches such a one waits without
 /// being looked at, and only its sender's later transactions wait for it.
 pub(crate) fn draft<'a>(
@@ -65,7 +65,7 @@ pub(crate) fn draft<'a>(
 ) -> Vec<Draft> {
     let mut round = Round::default();
     let mut blocked = Blocked::default();
-    let mut stranded: HashMap<Address, u64> = HashMap::new();
+    let mut stranded: HashMap<Address, u64> = HashMap::default();
     let mut looked_at = 0;
     for (position, intent) in waiting.enumerate() {
         let later = stranded.get(&intent.sender).is_some_and(|first| *first < intent.nonce);
@@ -100,7 +100,8 @@ struct Use {
 struct Round<'a> {
     taken: Vec<(usize, &'a Intent)>,
     parent: Vec<usize>,
-    gas: Vec<u64>,
+    /// Gas of each group, and how much it may have.
+    gas: Vec<(u64, u64)>,
     round_gas: u64,
     uses: HashMap<u64, Use>,
 }
@@ -128,15 +129,18 @@ impl<'a> Round<'a> {
         }
         joined.sort_unstable();
         joined.dedup();
-        let gas = joined.iter().map(|root| self.gas[*root]);
-        let gas = gas.fold(intent.gas_limit, u64::saturating_add);
-        if !joined.is_empty() && gas > caps.group_gas {
+        let alone = (intent.gas_limit, caps.group_gas.checked_shr(intent.halvings).unwrap_or(0));
+        let (gas, cap) = joined
+            .iter()
+            .map(|root| self.gas[*root])
+            .fold(alone, |a, b| (a.0.saturating_add(b.0), a.1.min(b.1)));
+        if !joined.is_empty() && gas > cap {
             return false;
         }
         let node = self.taken.len();
         self.taken.push((position, intent));
         self.parent.push(node);
-        self.gas.push(gas);
+        self.gas.push((gas, cap));
         self.round_gas = self.round_gas.saturating_add(intent.gas_limit);
         for root in joined {
             self.parent[root] = node;
@@ -173,12 +177,12 @@ impl<'a> Round<'a> {
     }
 
     fn finish(mut self) -> Vec<Draft> {
-        let mut groups: HashMap<usize, usize> = HashMap::new();
+        let mut groups: HashMap<usize, usize> = HashMap::default();
         let mut drafts: Vec<(Vec<usize>, u64)> = Vec::new();
         for node in 0..self.taken.len() {
             let root = self.root(node);
             let group = *groups.entry(root).or_insert_with(|| {
-                drafts.push((Vec::new(), self.gas[root]));
+                drafts.push((Vec::new(), self.gas[root].0));
                 drafts.len() - 1
             });
             drafts[group].0.push(node);
@@ -196,7 +200,7 @@ impl<'a> Round<'a> {
 
 /// The owner of the key that most transactions use, written ones first: that key never moves.
 fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
-    let mut counts: HashMap<u64, (u32, u32, ShardId)> = HashMap::new();
+    let mut counts: HashMap<u64, (u32, u32, ShardId)> = HashMap::default();
     for keys in intents.flat_map(|intent| &intent.keys) {
         for key in &keys.writes {
             let count = counts.entry(*key).or_insert((0, 0, keys.shard));

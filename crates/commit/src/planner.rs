@@ -1,15 +1,23 @@
 //! The beacon's state machine: order, plan, decisions. Deterministic: a block is proposed from what
 //! has been announced, and applying its record gives the same state wherever it is applied.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod decide;
 
+use std::collections::{BTreeMap, VecDeque};
+
+use alloy_primitives::map::{HashMap, HashSet};
 use atoll_types::{
-    Address, Anchor, Anchored, B256, BeaconBlock, BlockEnv, CreditsDue, Decision, GroupId, Intent,
-    PlannedGroup, ShardId, TxRef, Verdict, digest,
+    Address, Anchor, Anchored, B256, BeaconBlock, BlockEnv, CreditsDue, GroupId, Intent,
+    PlannedGroup, ShardId, TxRef, digest,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::grouping::{Caps, Draft, draft};
+#[cfg(feature = "planted")]
+use crate::planted::Planted;
+use crate::{
+    grouping::{Caps, Draft, draft},
+    planted::Bug,
+};
 
 /// Wei that the base fee never falls below.
 const MIN_BASE_FEE: u64 = 7;
@@ -43,6 +51,8 @@ pub struct PlannerConfig {
     pub max_waiting: u32,
     /// Blocks after which an undecided group is aborted (N).
     pub abort_after: u64,
+    /// Most undecided groups that may write one key: what would be the next waits.
+    pub max_chain: usize,
     /// Blocks that a shard may lag before nothing more is planned on it (D).
     pub max_lag: u64,
 }
@@ -64,6 +74,7 @@ impl PlannerConfig {
             round_txs: 8_192,
             max_waiting: 131_072,
             abort_after: 200,
+            max_chain: 16,
             max_lag: 100,
         }
     }
@@ -82,8 +93,11 @@ pub struct BeaconRecord {
 /// A group that no block has decided.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Open {
+    executor: ShardId,
     owners: Vec<ShardId>,
     writes: Vec<u64>,
+    /// Groups that were undecided when it was planned, and may write what it uses.
+    behind: Vec<GroupId>,
 }
 
 /// The beacon's whole state.
@@ -99,8 +113,12 @@ pub struct Planner {
     planned: HashMap<TxRef, u64>,
     planned_until: BTreeMap<u64, Vec<TxRef>>,
     open: BTreeMap<GroupId, Open>,
-    /// Fingerprints that open groups may write.
-    fenced: HashMap<u64, u32>,
+    /// Groups that were committed while some open group may have been waiting for them.
+    committed: HashMap<GroupId, B256>,
+    /// When they were, oldest first.
+    committed_at: VecDeque<(u64, GroupId)>,
+    /// For each fingerprint, the open groups that may write it, in the order of the plan.
+    fenced: HashMap<u64, Vec<GroupId>>,
     /// Newest anchor of each shard that was announced.
     announced: Vec<Option<Anchor>>,
     /// Newest anchor of each shard that a block has taken in.
@@ -108,6 +126,8 @@ pub struct Planner {
     credits_due: BTreeMap<(ShardId, ShardId), u64>,
     /// Gas of each shard when the base fee was last changed.
     priced_gas: Vec<u64>,
+    #[serde(skip)]
+    bug: Bug,
 }
 
 impl Planner {
@@ -119,17 +139,26 @@ impl Planner {
             hash: block.hash(),
             block,
             waiting: VecDeque::new(),
-            known: HashSet::new(),
-            planned: HashMap::new(),
+            known: HashSet::default(),
+            planned: HashMap::default(),
             planned_until: BTreeMap::new(),
             open: BTreeMap::new(),
-            fenced: HashMap::new(),
+            committed: HashMap::default(),
+            committed_at: VecDeque::new(),
+            fenced: HashMap::default(),
             announced: vec![None; shards],
             anchors: vec![None; shards],
             credits_due: BTreeMap::new(),
             priced_gas: vec![0; shards],
             config,
+            bug: Bug::default(),
         }
+    }
+
+    /// Gives it a bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: Planted) {
+        self.bug.plant(bug);
     }
 
     /// Changes bounds. What the chain began with has to stay.
@@ -194,11 +223,6 @@ impl Planner {
             || self.unanchored_heads()
     }
 
-    /// Whether every open group can be decided now, and there is one.
-    pub fn all_decidable(&self) -> bool {
-        !self.open.is_empty() && self.open.iter().all(|(id, open)| self.agreed(*id, open).is_some())
-    }
-
     fn unanchored_heads(&self) -> bool {
         self.announced.iter().zip(&self.anchors).any(|(announced, anchored)| {
             let head = |anchor: &Option<Anchor>| anchor.as_ref().map_or(0, |a| a.head);
@@ -212,16 +236,11 @@ impl Planner {
         let time_ms = now_ms.max(self.block.time_ms);
         let decisions = self.decide(number);
         let decided: HashSet<GroupId> = decisions.iter().map(|d| d.group).collect();
-        let mut freed: HashMap<u64, u32> = HashMap::new();
-        for open in decided.iter().filter_map(|id| self.open.get(id)) {
-            for key in &open.writes {
-                *freed.entry(*key).or_default() += 1;
-            }
-        }
-        let fenced = |key: u64| {
-            let count = |counts: &HashMap<u64, u32>| counts.get(&key).copied().unwrap_or(0);
-            count(&self.fenced) > count(&freed)
+        let chain = |key: u64| {
+            let groups = self.fenced.get(&key).map_or(&[][..], Vec::as_slice);
+            groups.iter().filter(|id| !decided.contains(id)).count()
         };
+        let fenced = |key: u64| chain(key) >= self.config.max_chain;
         let (plan, intents) = self.plan(number, fenced);
         let anchors: Vec<Anchor> = self
             .announced
@@ -272,8 +291,9 @@ impl Planner {
             }
         }
         for decision in &block.decisions {
-            self.close(decision.group);
+            self.close(decision, block.number());
         }
+        self.forget_commits();
         for due in &block.credits {
             self.credits_due.insert((due.from, due.to), due.up_to);
         }
@@ -303,58 +323,24 @@ impl Planner {
 
     fn open_group(&mut self, group: &PlannedGroup, members: &[&Intent]) {
         let keys = || members.iter().flat_map(|intent| &intent.keys);
+        let used = keys().flat_map(|keys| keys.reads.iter().chain(&keys.writes));
+        let last = |key: &u64| self.fenced.get(key).and_then(|groups| groups.last()).copied();
+        let mut behind: Vec<GroupId> =
+            used.filter_map(last).filter(|id| id.round < group.id.round).collect();
+        behind.sort_unstable();
+        behind.dedup();
         let mut writes: Vec<u64> = keys().flat_map(|keys| &keys.writes).copied().collect();
         writes.sort_unstable();
         writes.dedup();
         for key in &writes {
-            *self.fenced.entry(*key).or_default() += 1;
+            self.fenced.entry(*key).or_default().push(group.id);
         }
         for intent in members {
             self.planned.insert(intent.tx, intent.last_valid_round);
             self.planned_until.entry(intent.last_valid_round).or_default().push(intent.tx);
         }
-        self.open.insert(group.id, Open { owners: group.owners.clone(), writes });
-    }
-
-    fn close(&mut self, group: GroupId) {
-        let Some(open) = self.open.remove(&group) else {
-            return;
-        };
-        for key in open.writes {
-            if let Some(count) = self.fenced.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.fenced.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// The digest that every owner of a group has acknowledged, each having passed the group's cut.
-    fn agreed(&self, id: GroupId, open: &Open) -> Option<B256> {
-        let mut agreed = None;
-        for owner in &open.owners {
-            let anchor = self.announced[usize::from(owner.0)].as_ref()?;
-            let at = anchor.acks.binary_search_by_key(&id, |ack| ack.group).ok()?;
-            let ack = anchor.acks[at];
-            if anchor.cut < id.round || agreed.is_some_and(|digest| digest != ack.digest) {
-                return None;
-            }
-            agreed = Some(ack.digest);
-        }
-        agreed
-    }
-
-    fn decide(&self, number: u64) -> Vec<Decision> {
-        let verdict = |(id, open): (&GroupId, &Open)| {
-            let verdict = match self.agreed(*id, open) {
-                Some(digest) => Verdict::Commit(digest),
-                None if id.round + self.config.abort_after <= number => Verdict::Abort,
-                None => return None,
-            };
-            Some(Decision { group: *id, verdict })
-        };
-        self.open.iter().filter_map(verdict).collect()
+        let (executor, owners) = (group.executor, group.owners.clone());
+        self.open.insert(group.id, Open { executor, owners, writes, behind });
     }
 
     fn due_credits(&self) -> Vec<CreditsDue> {

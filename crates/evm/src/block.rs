@@ -2,9 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use atoll_types::{BlockEnv, Bytes, KeySet, Tx, Write};
+use atoll_types::{Address, BlockEnv, Bytes, KeySet, StateKey, StateValue, Tx, U256, Write};
 
-use crate::{Effects, Executor, Invalid, OnMissing, Outcome, Overlay, Run, StateView};
+use crate::{Effects, Executor, Invalid, OnMissing, Outcome, Overlay, Rules, Run, StateView};
 
 /// Why a transaction is dropped that makes the executor panic: run again, it would do so again.
 const PANICS: &str = "the transaction makes the executor panic; please report its hash";
@@ -20,6 +20,18 @@ pub enum Mode {
     Fail,
 }
 
+/// When the coinbase gets the priority fees of a block or group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fees {
+    /// After it: see [`Changes::fees`].
+    After,
+    /// When a transaction uses the coinbase's balance, which then has the fees of all transactions
+    /// before; and what nobody saw, after it.
+    WhenUsed,
+    /// With each transaction, as on Ethereum. Every transaction uses the coinbase's balance.
+    AtOnce,
+}
+
 /// What a block or group changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -27,6 +39,8 @@ pub struct Changes {
     pub writes: Vec<Write>,
     /// Code created, each once.
     pub codes: Vec<Bytes>,
+    /// Priority fees in wei that are owed to the coinbase and not in its balance.
+    pub fees: U256,
 }
 
 /// Runs the transactions of one block or group. An implementation may look ahead and run many at
@@ -36,7 +50,8 @@ pub trait BlockExecutor {
     /// [`Mode::Transact`]. Only a hint.
     fn prepare(&mut self, _txs: &[&Tx]) {}
 
-    /// Runs a transaction on the state that the kept ones have left. It changes nothing by itself.
+    /// Runs a transaction on the state that the kept ones have left. It changes nothing by itself,
+    /// but that under [`Fees::WhenUsed`] fees may have reached the coinbase.
     fn attempt(&mut self, tx: &Tx, mode: Mode) -> Run;
 
     /// Keeps the effects of the attempt that was made last.
@@ -50,17 +65,22 @@ pub trait BlockExecutor {
 pub struct Sequential<'v, V: StateView + ?Sized> {
     evm: Executor,
     overlay: Overlay<'v, V>,
+    fees: Fees,
+    /// Priority fees of kept transactions that the coinbase has not got.
+    owed: U256,
+    coinbase: Address,
 }
 
 impl<'v, V: StateView + ?Sized> Sequential<'v, V> {
     /// On top of `base`, with a block's values.
-    pub fn new(env: &BlockEnv, base: &'v V) -> Self {
-        Self { evm: Executor::new(env), overlay: Overlay::new(base) }
+    pub fn new(env: &BlockEnv, rules: Rules, fees: Fees, base: &'v V) -> Self {
+        let mut evm = Executor::with_rules(env, rules);
+        evm.pay_coinbase(fees == Fees::AtOnce);
+        let (overlay, owed, coinbase) = (Overlay::new(base), U256::ZERO, env.coinbase);
+        Self { evm, overlay, fees, owed, coinbase }
     }
-}
 
-impl<V: StateView + ?Sized> BlockExecutor for Sequential<'_, V> {
-    fn attempt(&mut self, tx: &Tx, mode: Mode) -> Run {
+    fn once(&mut self, tx: &Tx, mode: Mode) -> Run {
         let (evm, overlay) = (&mut self.evm, &self.overlay);
         // The executor is as good as new after a panic, and the overlay is only read.
         let run = AssertUnwindSafe(|| match mode {
@@ -76,13 +96,39 @@ impl<V: StateView + ?Sized> BlockExecutor for Sequential<'_, V> {
         })
     }
 
+    /// Puts the fees owed into the coinbase's balance.
+    fn deposit(&mut self) {
+        let key = StateKey::Basic(self.coinbase);
+        let Some(value) = self.overlay.read(&key) else { return };
+        let mut basic = value.basic();
+        // No wei is created, so the sum cannot overflow; see `Owner::deposit_due`.
+        basic.balance = basic.balance.saturating_add(std::mem::take(&mut self.owed));
+        self.overlay.set(key, StateValue::Basic(basic));
+    }
+}
+
+impl<V: StateView + ?Sized> BlockExecutor for Sequential<'_, V> {
+    fn attempt(&mut self, tx: &Tx, mode: Mode) -> Run {
+        let run = self.once(tx, mode);
+        let uses = || run.used.writes.binary_search(&StateKey::Basic(self.coinbase)).is_ok();
+        if self.fees != Fees::WhenUsed || matches!(run.outcome, Outcome::Missing) || !uses() {
+            return run;
+        }
+        self.deposit();
+        self.evm.pay_coinbase(true);
+        let run = self.once(tx, mode);
+        self.evm.pay_coinbase(false);
+        run
+    }
+
     fn keep(&mut self, effects: &Effects) {
         self.overlay.apply(effects);
+        self.owed += effects.fee;
     }
 
     fn finish(self) -> Changes {
         let codes = self.overlay.codes().to_vec();
-        Changes { writes: self.overlay.into_writes(), codes }
+        Changes { writes: self.overlay.into_writes(), codes, fees: self.owed }
     }
 }
 
@@ -125,7 +171,7 @@ mod tests {
         );
         let tx = Tx::trusted(Bytes::from(raw.to_vec()), Address::repeat_byte(1), None);
         let tx = tx.expect("it is a well-formed transaction");
-        let mut block = Sequential::new(&env, &Broken);
+        let mut block = Sequential::new(&env, Rules::default(), Fees::WhenUsed, &Broken);
         for _ in 0..2 {
             let run = block.attempt(&tx, Mode::Transact);
             assert!(matches!(run.outcome, Outcome::Invalid(Invalid::Other(why)) if why == PANICS));

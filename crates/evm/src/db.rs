@@ -1,10 +1,12 @@
 use alloy_primitives::{Address, B256, U256, map::AddressMap};
 use atoll_types::{Basic, CodeRef, KECCAK_EMPTY, KeySet, StateKey, StateValue, Write};
-use revm::{
-    Database, database_interface::DBErrorMarker, precompile::Precompiles, state::AccountInfo,
-};
+use revm::{Database, database_interface::DBErrorMarker, state::AccountInfo};
 
-use crate::{Bytecode, OnMissing, StateView, env};
+use crate::{Bytecode, OnMissing, StateView, env, env::Settings};
+
+/// Stands for the hash of no code at an account that exists although it is empty. Such accounts are
+/// from before EIP-161; a live chain has none.
+pub const EMPTY_ACCOUNT: B256 = B256::ZERO;
 
 /// The view lacks something; what it is stands in the [`Log`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,16 @@ impl Used {
     pub fn lacks(&self) -> bool {
         !(self.missing.is_empty() && self.missing_codes.is_empty())
     }
+
+    /// Counts a key as written if it was used at all.
+    pub fn write_if_read(&mut self, key: StateKey) {
+        let KeySet { reads, writes } = &mut self.keys;
+        if let Ok(at) = reads.binary_search(&key) {
+            reads.remove(at);
+            let at = writes.partition_point(|written| *written < key);
+            writes.insert(at, key);
+        }
+    }
 }
 
 impl Log {
@@ -87,6 +99,7 @@ impl Log {
 /// if they are there, without counting them; whoever uses them says so before ([`Db::use_basic`]).
 pub(crate) struct Db<'v> {
     view: &'v dyn StateView,
+    settings: &'v Settings,
     on_missing: OnMissing,
     pub log: Log,
     /// The account that is loaded next, if it is loaded for its nonce or balance.
@@ -94,8 +107,23 @@ pub(crate) struct Db<'v> {
 }
 
 impl<'v> Db<'v> {
-    pub fn new(view: &'v dyn StateView, on_missing: OnMissing, log: Log) -> Self {
-        Self { view, on_missing, log, expected: None }
+    pub fn new(
+        view: &'v dyn StateView,
+        on_missing: OnMissing,
+        settings: &'v Settings,
+        log: Log,
+    ) -> Self {
+        Self { view, settings, on_missing, log, expected: None }
+    }
+
+    /// EIP-7610.
+    pub fn has_storage(&self, address: &Address) -> bool {
+        self.view.has_storage(address)
+    }
+
+    /// Whether an account that is empty exists all the same once it was touched.
+    pub fn keeps_empty(&self) -> bool {
+        self.settings.rules.keeps_empty()
     }
 
     /// Counts the account's nonce and balance as used, from now on or from when it is loaded.
@@ -123,9 +151,11 @@ impl<'v> Db<'v> {
         })
     }
 
-    /// A precompile's code is never looked at, and no transaction can put any there.
+    /// A precompile's code is never looked at, and no transaction can put any there. But where there
+    /// are empty accounts it matters whether it exists.
     fn read_code(&mut self, address: Address) -> (CodeRef, bool) {
-        if Precompiles::osaka().contains(&address) {
+        let empty_accounts = self.settings.rules.empty_accounts || self.keeps_empty();
+        if !empty_accounts && self.settings.precompiles.contains(&address) {
             return (CodeRef::default(), false);
         }
         let key = StateKey::Code(address);
@@ -157,7 +187,7 @@ impl Database for Db<'_> {
         Ok(exists.then(|| AccountInfo {
             balance,
             nonce,
-            code_hash: code.hash,
+            code_hash: if code.hash == EMPTY_ACCOUNT { KECCAK_EMPTY } else { code.hash },
             account_id: None,
             code: None,
         }))

@@ -7,7 +7,8 @@ use revm::{
 
 use crate::{
     Effects,
-    db::{Db, Seen},
+    db::{Db, EMPTY_ACCOUNT, Seen},
+    env::Settings,
 };
 
 /// The receipt's content for what revm gives.
@@ -37,7 +38,7 @@ pub(crate) fn collect(
     db: &mut Db<'_>,
     state: &EvmState,
     tx: &TxEnv,
-    base_fee: u64,
+    settings: &Settings,
     executed: Executed,
 ) -> Effects {
     let mut writes = Vec::new();
@@ -53,11 +54,20 @@ pub(crate) fn collect(
     codes.sort_unstable();
     codes.dedup();
     let gas = U256::from(executed.gas_used);
+    let base_fee = settings.block.basefee;
     let price = tx.effective_gas_price(base_fee.into());
-    let fee = gas * U256::from(price.saturating_sub(base_fee.into()));
-    // A balance that is destroyed leaves no other trace than that it is gone.
-    let burned =
-        if destroyed { lost(db, state).wrapping_sub(fee) } else { gas * U256::from(base_fee) };
+    let fee = if settings.pays_coinbase {
+        U256::ZERO
+    } else {
+        gas * U256::from(price.saturating_sub(base_fee.into()))
+    };
+    let burned = if destroyed {
+        // A balance that is destroyed leaves no other trace than that it is gone.
+        lost(db, state).wrapping_sub(fee)
+    } else {
+        let blobs = U256::from(tx.total_blob_gas()) * U256::from(settings.blob_base_fee());
+        gas * U256::from(base_fee) + blobs
+    };
     Effects { executed, writes, codes, fee, burned }
 }
 
@@ -74,10 +84,10 @@ fn collect_account(
         db.use_basic(address);
         writes.push((StateKey::Basic(address), StateValue::Basic(basic)));
     }
-    if let Some(code) = code_after(account, code) {
+    if let Some(code) = code_after(account, code, db.keeps_empty()) {
         writes.push((StateKey::Code(address), StateValue::Code(code)));
         let added = account.info.code.as_ref().filter(|code| !code.is_empty());
-        if code.hash != KECCAK_EMPTY {
+        if code.hash != KECCAK_EMPTY && code.hash != EMPTY_ACCOUNT {
             codes.extend(added.map(|code| code.original_bytes()));
         }
     }
@@ -109,14 +119,19 @@ fn basic_after(account: &Account) -> Basic {
 }
 
 /// The new code reference, if it changes.
-fn code_after(account: &Account, old: CodeRef) -> Option<CodeRef> {
+fn code_after(account: &Account, old: CodeRef, keeps_empty: bool) -> Option<CodeRef> {
     if account.is_selfdestructed() {
         // Under EIP-6780 only an account of this same transaction is destroyed, which leaves no
         // slots, and no record to change. Under older rules the slots have to be voided.
         let incarnation = old.incarnation.saturating_add(1);
         return (old.hash != KECCAK_EMPTY).then_some(CodeRef { hash: KECCAK_EMPTY, incarnation });
     }
-    let hash = account.info.code_hash;
+    let hash = match account.info.code_hash {
+        KECCAK_EMPTY if account.info.is_empty() && keeps_empty => EMPTY_ACCOUNT,
+        // It exists for other reasons now, and perhaps not for ever.
+        KECCAK_EMPTY if !account.info.is_empty() && old.hash == EMPTY_ACCOUNT => EMPTY_ACCOUNT,
+        hash => hash,
+    };
     (hash != old.hash).then_some(CodeRef { hash, ..old })
 }
 
@@ -140,12 +155,12 @@ mod tests {
         let old = CodeRef { hash: B256::repeat_byte(1), incarnation: 4 };
         let info = AccountInfo::default().with_code_hash(old.hash);
         let mut account = Account::from(info).with_touched_mark();
-        assert_eq!(code_after(&account, old), None);
+        assert_eq!(code_after(&account, old, false), None);
         account.mark_selfdestruct();
         let voided = CodeRef { hash: KECCAK_EMPTY, incarnation: 5 };
-        assert_eq!(code_after(&account, old), Some(voided));
+        assert_eq!(code_after(&account, old, false), Some(voided));
         assert_eq!(basic_after(&account), Basic::default());
         // One that lives and dies in the same transaction leaves nothing to void.
-        assert_eq!(code_after(&account, voided), None);
+        assert_eq!(code_after(&account, voided, false), None);
     }
 }

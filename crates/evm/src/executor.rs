@@ -1,7 +1,7 @@
 use std::fmt;
 
 use alloy_primitives::U256;
-use atoll_types::{BlockEnv, Executed, KeySet, Tx, Write};
+use atoll_types::{BlockEnv, Executed, KeySet, StateKey, Tx, Write};
 use revm::{
     context::{
         Context, Evm, FrameStack, JournalTr, LocalContext, Transaction, TxEnv,
@@ -13,11 +13,11 @@ use revm::{
 };
 
 use crate::{
-    CallEnd, CallOutcome, CallRequest, CallResult, CallRun, Invalid, OnMissing, Outcome, Run,
-    StateView,
+    CallEnd, CallOutcome, CallRequest, CallResult, CallRun, Fork, Invalid, OnMissing, Outcome,
+    Rules, Run, StateView,
     db::{Db, Log, Seen, Used},
     effects,
-    env::{self, SPEC, Settings},
+    env::{self, Settings},
     handler::{AtollEvm, AtollHandler, Error, Frame, Instructions},
     journal::Tracked,
 };
@@ -53,15 +53,26 @@ enum Charge {
 }
 
 impl Executor {
-    /// An executor for transactions that run with a block's values.
+    /// An executor for transactions that run with a block's values, under a live chain's rules.
     pub fn new(env: &BlockEnv) -> Self {
-        Self { settings: Settings::new(env), parts: None }
+        Self::with_rules(env, Rules::default())
+    }
+
+    /// An executor for transactions that run with a block's values and under its rules.
+    pub fn with_rules(env: &BlockEnv, rules: Rules) -> Self {
+        Self { settings: Settings::new(env, rules), parts: None }
+    }
+
+    /// Whether a transaction's priority fee goes to the coinbase before the transaction ends, as on
+    /// Ethereum, or is handed out in [`crate::Effects::fee`], which is the default.
+    pub fn pay_coinbase(&mut self, pays: bool) {
+        self.settings.pays_coinbase = pays;
     }
 
     /// Runs a transaction. A prediction is a run with [`OnMissing::Assume`].
     pub fn transact(&mut self, tx: &Tx, view: &dyn StateView, on_missing: OnMissing) -> Run {
-        self.run(tx, view, on_missing, |evm| {
-            let result = AtollHandler::new(false).run(evm)?;
+        self.run(tx, view, on_missing, |evm, settings| {
+            let result = AtollHandler::for_tx(settings).run(evm)?;
             Ok(effects::executed(result, gas_price(evm)))
         })
     }
@@ -79,14 +90,14 @@ impl Executor {
             let reason = "not a plain payment to another account";
             return refused(Invalid::Other(reason.into()));
         }
-        self.run(tx, view, OnMissing::Stop, |evm| charge(evm, Charge::Debit))
+        self.run(tx, view, OnMissing::Stop, |evm, settings| charge(evm, settings, Charge::Debit))
     }
 
     /// Includes a transaction as failed, for one whose prediction was wrong too often: status 0, all
     /// of the gas limit used and paid for, nonce + 1, and nothing else. Invalid for the same reasons
     /// for which running it would be.
     pub fn fail(&mut self, tx: &Tx, view: &dyn StateView) -> Run {
-        self.run(tx, view, OnMissing::Stop, |evm| charge(evm, Charge::Fail))
+        self.run(tx, view, OnMissing::Stop, |evm, settings| charge(evm, settings, Charge::Fail))
     }
 
     /// Carries out a call that changes nothing. The caller's nonce and balance are used only if it
@@ -99,7 +110,8 @@ impl Executor {
     ) -> CallRun {
         let tx = env::request(request, self.settings.tx.chain_id);
         let ignore_caller = request.value.is_zero() && request.to.is_some();
-        let body = |evm: &mut AtollEvm<'_>| AtollHandler::new(ignore_caller).run(evm);
+        let body =
+            |evm: &mut AtollEvm<'_>, _: &Settings| AtollHandler::for_call(ignore_caller).run(evm);
         let (result, used) = self.attempt(true, tx, (view, on_missing), body, |_| &[]);
         let outcome = match result {
             _ if used.lacks() => CallOutcome::Missing,
@@ -121,20 +133,20 @@ impl Executor {
         tx: &Tx,
         view: &dyn StateView,
         on_missing: OnMissing,
-        body: impl FnOnce(&mut AtollEvm<'_>) -> Result<Executed, Error>,
+        body: impl FnOnce(&mut AtollEvm<'_>, &Settings) -> Result<Executed, Error>,
     ) -> Run {
-        let tx = match env::transaction(tx) {
+        let tx = match env::transaction(tx, self.settings.rules) {
             Ok(tx) => tx,
             Err(reason) => return refused(reason),
         };
-        let base_fee = self.settings.block.basefee;
-        let body = |evm: &mut AtollEvm<'_>| {
-            let executed = body(evm)?;
+        let body = |evm: &mut AtollEvm<'_>, settings: &Settings| {
+            let executed = body(evm, settings)?;
             let Tracked { inner, db } = &mut evm.ctx.journaled_state;
-            let effects = effects::collect(db, &inner.state, &evm.ctx.tx, base_fee, executed);
+            let effects = effects::collect(db, &inner.state, &evm.ctx.tx, settings, executed);
             Ok(Box::new(effects))
         };
-        let (result, used) = self.attempt(false, tx, (view, on_missing), body, |e| &e.writes);
+        let (result, mut used) = self.attempt(false, tx, (view, on_missing), body, |e| &e.writes);
+        used.write_if_read(StateKey::Basic(self.settings.block.beneficiary));
         let outcome = match result {
             _ if used.lacks() => Outcome::Missing,
             Ok(effects) => Outcome::Executed(effects),
@@ -150,11 +162,12 @@ impl Executor {
         is_call: bool,
         tx: TxEnv,
         (view, on_missing): (&dyn StateView, OnMissing),
-        body: impl FnOnce(&mut AtollEvm<'_>) -> Result<T, Error>,
+        body: impl FnOnce(&mut AtollEvm<'_>, &Settings) -> Result<T, Error>,
         writes: impl FnOnce(&T) -> &[Write],
     ) -> (Result<T, Failure>, Used) {
-        let parts = self.parts.take().unwrap_or_else(Parts::new);
         let settings = &self.settings;
+        let fork = settings.rules.fork;
+        let parts = self.parts.take().unwrap_or_else(|| Parts::new(fork));
         let mut evm = Evm {
             ctx: Context {
                 block: &settings.block,
@@ -162,18 +175,18 @@ impl Executor {
                 cfg: if is_call { &settings.call } else { &settings.tx },
                 journaled_state: Tracked {
                     inner: parts.journal,
-                    db: Db::new(view, on_missing, parts.log),
+                    db: Db::new(view, on_missing, settings, parts.log),
                 },
                 chain: (),
                 local: parts.local,
                 error: Ok(()),
             },
             inspector: (),
-            instruction: Instructions::new(),
-            precompiles: EthPrecompiles::new(SPEC),
+            instruction: Instructions::new(&settings.gas),
+            precompiles: EthPrecompiles { precompiles: settings.precompiles, spec: fork },
             frame_stack: parts.frames,
         };
-        let result = body(&mut evm).map_err(|error| failure(error, &evm));
+        let result = body(&mut evm, settings).map_err(|error| failure(error, &evm));
         let Context { journaled_state: Tracked { mut inner, db }, local, .. } = evm.ctx;
         let mut log = db.log;
         let used = log.finish(result.as_ref().map_or(&[], writes));
@@ -186,9 +199,9 @@ impl Executor {
 }
 
 impl Parts {
-    fn new() -> Self {
+    fn new(fork: Fork) -> Self {
         let mut journal = JournalInner::new();
-        journal.set_spec_id(SPEC);
+        journal.set_spec_id(fork);
         Self {
             journal,
             local: LocalContext::default(),
@@ -205,9 +218,9 @@ impl fmt::Debug for Executor {
 }
 
 /// Charges the sender without executing anything.
-fn charge(evm: &mut AtollEvm<'_>, how: Charge) -> Result<Executed, Error> {
+fn charge(evm: &mut AtollEvm<'_>, settings: &Settings, how: Charge) -> Result<Executed, Error> {
     // Takes the fee for the whole gas limit, and raises the nonce unless it is a creation.
-    let gas = AtollHandler::new(false).validate(evm)?;
+    let gas = AtollHandler::for_tx(settings).validate(evm)?;
     let price = gas_price(evm);
     let tx = &evm.ctx.tx;
     let gas_used = match how {
@@ -229,6 +242,11 @@ fn charge(evm: &mut AtollEvm<'_>, how: Charge) -> Result<Executed, Error> {
                 sender.bump_nonce();
             }
         }
+    }
+    if settings.pays_coinbase {
+        let tip = price.saturating_sub(settings.block.basefee.into());
+        let fee = U256::from(gas_used) * U256::from(tip);
+        evm.ctx.journaled_state.balance_incr(settings.block.beneficiary, fee)?;
     }
     Ok(Executed {
         status: matches!(how, Charge::Debit),

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::keccak256;
 use atoll_types::{
-    B256, BlockEnv, Bytes, KeySet, Part, Placement, PlannedGroup, Receipt, ReceiptKind, ShardId,
-    SharedTx, StateKey, StateValue, TxOutcome, U256, Write,
+    Address, B256, BlockEnv, Bytes, KeySet, Part, Placement, PlannedGroup, Receipt, ReceiptKind,
+    ShardId, SharedTx, StateKey, StateValue, TxOutcome, U256, Write,
 };
 
 use crate::{
-    BlockExecutor, Bytecode, Changes, CodeCache, Effects, Invalid, Mode, Outcome, Run, Sequential,
-    StateView,
+    BlockExecutor, Bytecode, Changes, CodeCache, Effects, Fees, Invalid, Mode, Outcome, Rules, Run,
+    Sequential, StateView,
 };
 
 /// What a group reads that is the same on every shard, and so needs no lease.
@@ -22,6 +22,12 @@ pub trait Source {
     fn block_hash(&self, number: u64) -> Option<B256> {
         let _ = number;
         None
+    }
+
+    /// See [`StateView::has_storage`].
+    fn has_storage(&self, address: &Address) -> bool {
+        let _ = address;
+        false
     }
 }
 
@@ -38,12 +44,17 @@ pub struct Group<'a> {
     pub placement: &'a Placement,
     pub plan: &'a PlannedGroup,
     pub env: &'a BlockEnv,
+    pub rules: Rules,
     /// Placement epoch.
     pub epoch: u64,
     /// In the order of the plan.
     pub txs: &'a [SharedTx],
-    /// The value of every key that the transactions are predicted to use.
+    /// The value of every key that the transactions are predicted to use, or were found to.
     pub values: &'a [Write],
+    /// Keys among them that were leased late to be written.
+    pub late_writes: &'a [StateKey],
+    /// Keys that cannot be had: whoever needs one was predicted wrongly.
+    pub refused: &'a [StateKey],
 }
 
 /// Why a group gave no result.
@@ -52,6 +63,9 @@ pub enum GroupError {
     /// Code that has to be fetched first, by hash. Then the group is run anew.
     #[error("it needs code that is not at hand: {0:?}")]
     Codes(Vec<B256>),
+    /// Keys that have to be leased late, or refused, first. Then the group is run anew.
+    #[error("it needs {0:?} beyond what it was leased")]
+    Lacks(KeySet),
     #[error("it lists other transactions than its plan")]
     OtherTransactions,
     #[error("it has no value of {0:?}, which it may write")]
@@ -67,14 +81,21 @@ impl Group<'_> {
             return Err(GroupError::OtherTransactions);
         }
         let leased = Leased { source, values: self.values.iter().copied().collect() };
-        let fenced: HashSet<StateKey> =
-            self.txs.iter().flat_map(|tx| &tx.keys.writes).copied().collect();
+        let planned = self.txs.iter().flat_map(|tx| &tx.keys.writes);
+        let fenced: HashSet<StateKey> = planned.chain(self.late_writes).copied().collect();
+        let late = self.late_writes.iter().map(|key| self.placement.owner_of(key));
+        let owners = self.plan.owners.iter().copied().chain(late);
+        // If the group has the coinbase's balance, its transactions pay into it. Otherwise none of
+        // them sees it.
+        let coinbase = StateKey::Basic(self.env.coinbase);
+        let fees = if fenced.contains(&coinbase) { Fees::AtOnce } else { Fees::After };
         Running {
             group: self,
             leased: &leased,
             fenced: &fenced,
-            block: Sequential::new(self.env, &leased),
-            parts: self.plan.owners.iter().map(|owner| (*owner, self.part(*owner))).collect(),
+            block: Sequential::new(self.env, self.rules, fees, &leased),
+            parts: owners.map(|owner| (owner, self.part(owner))).collect(),
+            lacking: KeySet::default(),
         }
         .run()
     }
@@ -115,6 +136,10 @@ impl StateView for Leased<'_> {
     fn block_hash(&self, number: u64) -> Option<B256> {
         self.source.block_hash(number)
     }
+
+    fn has_storage(&self, address: &Address) -> bool {
+        self.source.has_storage(address)
+    }
 }
 
 struct Running<'a> {
@@ -123,6 +148,8 @@ struct Running<'a> {
     fenced: &'a HashSet<StateKey>,
     block: Sequential<'a, Leased<'a>>,
     parts: BTreeMap<ShardId, Part>,
+    /// What has to be leased late before there can be a result.
+    lacking: KeySet,
 }
 
 impl Running<'_> {
@@ -135,6 +162,9 @@ impl Running<'_> {
                 part.outcomes.push((*tx.tx.hash(), outcome));
             }
         }
+        if self.lacking.all().next().is_some() {
+            return Err(GroupError::Lacks(self.lacking));
+        }
         self.split()
     }
 
@@ -144,7 +174,10 @@ impl Running<'_> {
             return Err(GroupError::Codes(run.missing_codes));
         }
         if let Some(missing) = self.beyond(&run) {
-            return Ok(self.wrong(index, shared, missing));
+            if missing.all().any(|key| self.group.refused.contains(key)) {
+                return Ok(self.wrong(index, shared, missing));
+            }
+            return Ok(self.lacks(run, missing));
         }
         Ok(match run.outcome {
             Outcome::Executed(effects) => {
@@ -155,6 +188,18 @@ impl Running<'_> {
             // Without missing keys and code there is an outcome of another kind.
             Outcome::Missing => TxOutcome::Wrong { missing: run.used },
         })
+    }
+
+    /// The group is going to be run again with these keys. What comes after it is run all the same, as
+    /// well as can be told, to find out what else is lacking.
+    fn lacks(&mut self, run: Run, missing: KeySet) -> TxOutcome {
+        let reads = missing.reads.iter().filter(|key| !self.leased.values.contains_key(key));
+        let writes = missing.writes.iter().filter(|key| !self.fenced.contains(key));
+        self.lacking = self.lacking.union(&KeySet::new(reads.copied(), writes.copied()));
+        if let Outcome::Executed(effects) = &run.outcome {
+            self.block.keep(effects);
+        }
+        TxOutcome::Wrong { missing }
     }
 
     /// What a run used beyond what was leased to read and fenced to write.
@@ -187,6 +232,7 @@ impl Running<'_> {
 
     fn include(&mut self, index: u32, shared: &SharedTx, effects: Effects) {
         self.block.keep(&effects);
+        let shards = self.shards(shared, &effects);
         let Some(part) = self.parts.get_mut(&shared.origin) else { return };
         part.fees += effects.fee;
         part.burned += effects.burned;
@@ -198,16 +244,28 @@ impl Running<'_> {
             to: tx.to(),
             executed: effects.executed,
             kind: ReceiptKind::Group(self.group.plan.id),
-            shards: shared.keys.owners(self.group.placement),
+            shards,
             round: self.group.env.number,
             index,
             block: 0,
         });
     }
 
+    /// The shards that a transaction has involved.
+    fn shards(&self, shared: &SharedTx, effects: &Effects) -> Vec<ShardId> {
+        let placement = self.group.placement;
+        let mut shards = shared.keys.owners(placement);
+        if !self.group.late_writes.is_empty() {
+            shards.extend(effects.writes.iter().map(|(key, _)| placement.owner_of(key)));
+            shards.sort_unstable();
+            shards.dedup();
+        }
+        shards
+    }
+
     fn split(self) -> Result<Vec<Part>, GroupError> {
-        let Self { group, leased, fenced, block, mut parts } = self;
-        let Changes { writes, codes } = block.finish();
+        let Self { group, leased, fenced, block, mut parts, .. } = self;
+        let Changes { writes, codes, fees: _ } = block.finish();
         let codes: HashMap<B256, Bytes> =
             codes.into_iter().map(|code| (keccak256(&code), code)).collect();
         let changed: HashMap<StateKey, StateValue> = writes.into_iter().collect();

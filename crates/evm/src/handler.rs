@@ -8,21 +8,20 @@ use revm::{
     },
     handler::{
         EthFrame, EthPrecompiles, EvmTr, FrameResult, Handler, instructions::InstructionProvider,
-        pre_execution,
+        post_execution, pre_execution,
     },
     interpreter::{
         InitialAndFloorGas, Instruction, InstructionContext, InstructionExecResult,
         instruction_table,
-        instructions::{
-            GasTable, InstructionTable, contract, gas_table_spec, utility::IntoAddress,
-        },
+        instructions::{GasTable, InstructionTable, contract, utility::IntoAddress},
         interpreter::EthInterpreter,
     },
+    primitives::hardfork::SpecId,
 };
 
 use crate::{
     db::{Db, Missing},
-    env::SPEC,
+    env::Settings,
     journal::Tracked,
 };
 
@@ -35,16 +34,22 @@ pub(crate) type AtollEvm<'v> = Evm<AtollContext<'v>, (), Instructions<'v>, EthPr
 
 pub(crate) type Error = EVMError<Missing, InvalidTransaction>;
 
-/// Mainnet's rules, without the payment to the coinbase.
+/// Mainnet's rules, with or without the payment to the coinbase.
 pub(crate) struct AtollHandler<'v> {
     /// Nonce and balance of the caller do not matter: it need not be loaded.
-    pub ignore_caller: bool,
+    ignore_caller: bool,
+    pays_coinbase: bool,
     evm: PhantomData<fn(AtollEvm<'v>)>,
 }
 
 impl AtollHandler<'_> {
-    pub fn new(ignore_caller: bool) -> Self {
-        Self { ignore_caller, evm: PhantomData }
+    pub fn for_tx(settings: &Settings) -> Self {
+        let pays_coinbase = settings.pays_coinbase;
+        Self { ignore_caller: false, pays_coinbase, evm: PhantomData }
+    }
+
+    pub fn for_call(ignore_caller: bool) -> Self {
+        Self { ignore_caller, pays_coinbase: false, evm: PhantomData }
     }
 }
 
@@ -64,18 +69,23 @@ impl<'v> Handler for AtollHandler<'v> {
         pre_execution::validate_against_state_and_deduct_caller(evm.ctx())
     }
 
-    /// Paying here would make every transaction write the same key.
+    /// Paying makes every transaction write the same key.
     fn reward_beneficiary(
         &self,
-        _evm: &mut Self::Evm,
-        _result: &mut FrameResult,
+        evm: &mut Self::Evm,
+        result: &mut FrameResult,
     ) -> Result<(), Error> {
+        if self.pays_coinbase {
+            post_execution::reward_beneficiary(evm.ctx(), result.gas())?;
+        }
         Ok(())
     }
 }
 
 /// Mainnet's instructions, with [`call`] for CALL.
-pub(crate) struct Instructions<'v>(PhantomData<fn(&'v ())>);
+pub(crate) struct Instructions<'v> {
+    gas: &'v GasTable,
+}
 
 type Table<'v> = InstructionTable<EthInterpreter, AtollContext<'v>>;
 
@@ -85,10 +95,9 @@ impl<'v> Instructions<'v> {
         table[CALL as usize] = Instruction::new(call);
         table
     };
-    const GAS: GasTable = gas_table_spec(SPEC);
 
-    pub fn new() -> Self {
-        Self(PhantomData)
+    pub fn new(gas: &'v GasTable) -> Self {
+        Self { gas }
     }
 }
 
@@ -101,17 +110,17 @@ impl<'v> InstructionProvider for Instructions<'v> {
     }
 
     fn gas_table(&self) -> &GasTable {
-        &Self::GAS
+        self.gas
     }
 }
 
 /// CALL. With value, its cost depends on whether the callee is empty, also when the gas does not
-/// reach as far as the transfer.
+/// reach as far as the transfer. Before EIP-161 it always depends on whether the callee exists.
 fn call<'v>(
     context: InstructionContext<'_, AtollContext<'v>, EthInterpreter>,
 ) -> InstructionExecResult {
     if let [.., value, to, _gas] = context.interpreter.stack.data()[..]
-        && !value.is_zero()
+        && (!value.is_zero() || context.host.cfg.spec < SpecId::SPURIOUS_DRAGON)
     {
         context.host.journaled_state.db.use_basic(to.into_address());
     }

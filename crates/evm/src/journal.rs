@@ -165,6 +165,10 @@ impl<'v> JournalTr for Tracked<'v> {
     ) -> Result<JournalCheckpoint, TransferError> {
         self.db.use_basic(caller);
         self.db.use_basic(address);
+        // Checked with nonce and code, though it is not known of a live account.
+        if self.db.has_storage(&address) {
+            return Err(TransferError::CreateCollision);
+        }
         self.inner.create_account_checkpoint(caller, address, value, spec)
     }
 

@@ -2,9 +2,10 @@
 //!
 //! An [`Executor`] runs one transaction at a time on a [`StateView`]. It changes nothing: what a
 //! transaction changes stands in its [`Effects`], and an [`Overlay`] puts effects on top of a view
-//! for the transactions after it. Results are those of plain revm under the Osaka rules, but for
-//! two things: the priority fee is not paid to the coinbase but handed out in [`Effects::fee`], and
-//! a key that the view does not have ends the attempt instead of failing it.
+//! for the transactions after it. Results are those of plain revm under the same [`Rules`], which
+//! are Osaka's unless others are given, but for two things: the priority fee is not paid to the
+//! coinbase but handed out in [`Effects::fee`], unless asked for, and a key that the view does not
+//! have ends the attempt instead of failing it.
 //!
 //! # What counts as used
 //!
@@ -20,7 +21,9 @@
 //! Neither is `Code` of a precompile: no transaction can put code there, and a genesis must not. An
 //! entry of an access list is used only if the execution gets there.
 //!
-//! Writes are net changes: a key that was written and is back at its old value is a read.
+//! Writes are net changes: a key that was written and is back at its old value is a read. Only the
+//! coinbase's `Basic` counts as written by whoever uses it: a group that has it among its fenced keys
+//! pays its fees at once ([`Fees`]), so that they can be seen.
 
 mod block;
 mod call;
@@ -34,16 +37,19 @@ mod handler;
 mod invalid;
 mod journal;
 mod overlay;
+mod rules;
 mod run;
 mod view;
 
-pub use block::{BlockExecutor, Changes, Mode, Sequential};
+pub use block::{BlockExecutor, Changes, Fees, Mode, Sequential};
 pub use call::{CALL_GAS_CAP, CallEnd, CallOutcome, CallRequest, CallResult, CallRun};
 pub use code::{Bytecode, CodeCache, bytecode};
+pub use db::EMPTY_ACCOUNT;
 pub use env::TX_GAS_LIMIT_CAP;
 pub use executor::Executor;
 pub use group::{Group, GroupError, Source};
 pub use invalid::Invalid;
 pub use overlay::Overlay;
+pub use rules::{Blobs, Fork, Rules};
 pub use run::{Effects, Outcome, Run};
 pub use view::{Empty, OnMissing, StateView};

@@ -1,5 +1,5 @@
 use alloy_primitives::{
-    B256, Bytes,
+    Address, B256, Bytes,
     map::{HashMap, hash_map::Entry},
 };
 use atoll_types::{StateKey, StateValue, Write};
@@ -84,11 +84,15 @@ impl<V: StateView + ?Sized> StateView for Overlay<'_, V> {
     fn block_hash(&self, number: u64) -> Option<B256> {
         self.base.block_hash(number)
     }
+
+    fn has_storage(&self, address: &Address) -> bool {
+        self.base.has_storage(address)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::{Address, U256};
+    use alloy_primitives::U256;
 
     use super::*;
     use crate::Empty;

@@ -44,8 +44,9 @@ pub struct Effects {
     pub writes: Vec<Write>,
     /// Code that did not exist at its address before, EIP-7702 designators included.
     pub codes: Vec<Bytes>,
-    /// Priority fee in wei: owed to the coinbase, paid to nobody here.
+    /// Priority fee in wei: owed to the coinbase, paid to nobody here. Zero if the coinbase has got
+    /// it within the transaction.
     pub fee: U256,
-    /// Wei that cease to exist: the base fee, and what a SELFDESTRUCT burns.
+    /// Wei that cease to exist: the base fee, the price of blobs, and what a SELFDESTRUCT burns.
     pub burned: U256,
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use atoll_types::{StateKey, StateValue};
 
 use crate::Bytecode;
@@ -19,6 +19,14 @@ pub trait StateView {
     fn block_hash(&self, number: u64) -> Option<B256> {
         let _ = number;
         None
+    }
+
+    /// Whether an account that has neither code nor a nonce has slots all the same, so that no
+    /// contract can be created there (EIP-7610). On Ethereum there are a few from before EIP-161; a
+    /// live chain has none.
+    fn has_storage(&self, address: &Address) -> bool {
+        let _ = address;
+        false
     }
 }
 
@@ -59,6 +67,10 @@ macro_rules! forward {
 
             fn block_hash(&self, number: u64) -> Option<B256> {
                 (**self).block_hash(number)
+            }
+
+            fn has_storage(&self, address: &Address) -> bool {
+                (**self).has_storage(address)
             }
         }
     )*};

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, U256, hex};
-use atoll_evm::{Bytecode, Group, GroupError, Source, StateView};
+use atoll_evm::{Bytecode, Group, GroupError, Rules, Source, StateView};
 use atoll_types::{
     GroupId, KeySet, Part, Placement, PlannedGroup, ShardId, SharedTx, StateKey, TxOutcome, Write,
 };
@@ -34,7 +34,16 @@ impl Sharded {
 
     fn share(&self, plan: &Plan, keys: KeySet) -> SharedTx {
         let origin = self.placement.owner(&plan.from);
-        SharedTx { tx: plan.tx(), origin, attempt: 0, wrong: 0, keys, last_valid_round: 9 }
+        SharedTx {
+            tx: plan.tx(),
+            origin,
+            attempt: 0,
+            wrong: 0,
+            absences: 0,
+            silences: 0,
+            keys,
+            last_valid_round: 9,
+        }
     }
 
     fn plan(&self, txs: &[SharedTx]) -> PlannedGroup {
@@ -58,8 +67,17 @@ impl Sharded {
 
     fn run(&self, txs: &[SharedTx], values: &[Write]) -> Result<Vec<Part>, GroupError> {
         let (plan, env) = (self.plan(txs), env());
-        let group =
-            Group { placement: &self.placement, plan: &plan, env: &env, epoch: 0, txs, values };
+        let group = Group {
+            placement: &self.placement,
+            plan: &plan,
+            env: &env,
+            rules: Rules::default(),
+            epoch: 0,
+            txs,
+            values,
+            late_writes: &[],
+            refused: &[],
+        };
         group.run(self)
     }
 }
@@ -114,7 +132,17 @@ fn a_group_asks_for_code_and_refuses_other_transactions() {
     let txs = [tx];
     let (plan, env, values) = (sharded.plan(&txs), env(), sharded.leased(&txs));
     let placement = &sharded.placement;
-    let group = Group { placement, plan: &plan, env: &env, epoch: 0, txs: &txs, values: &values };
+    let group = Group {
+        placement,
+        plan: &plan,
+        env: &env,
+        rules: Rules::default(),
+        epoch: 0,
+        txs: &txs,
+        late_writes: &[],
+        refused: &[],
+        values: &values,
+    };
     let hash = sharded.world.state.read(&StateKey::Code(keeper)).expect("a key").code().hash;
     let codes = atoll_evm::CodeCache::new(1 << 20);
     assert_eq!(group.run(&codes), Err(GroupError::Codes(vec![hash])));

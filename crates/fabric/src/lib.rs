@@ -10,6 +10,7 @@
 mod call;
 mod error;
 mod local;
+mod metered;
 mod remote;
 mod reply;
 mod serve;
@@ -19,6 +20,7 @@ mod work;
 pub use call::{Call, Context, Link, Rpc};
 pub use error::{Fault, Malformed, RpcError};
 pub use local::{Cx, Local, Place, Turns};
+pub use metered::{Meter, Metered, Traffic};
 pub use remote::{MAX_MESSAGE_BYTES, Remote};
 pub use reply::Reply;
 pub use serve::{serve, status_of};

@@ -1,9 +1,10 @@
 //! Group commit for an actor: what it has changed is logged and synced beside it, and nothing that
 //! could depend on a change leaves the actor before that change is durable.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use atoll_fabric::{Cx, Reply, Rpc, Service};
+use atoll_meter::Work;
 use atoll_store::{Log, StoreError};
 
 /// Something to do once everything logged so far is durable.
@@ -20,6 +21,8 @@ pub struct Journal {
     /// Of which durable.
     synced: u64,
     waiting: VecDeque<(u64, Release)>,
+    /// Syncs, the records that they covered, and the processor time for both.
+    written: Arc<Work>,
 }
 
 /// An actor with a journal.
@@ -33,13 +36,25 @@ pub trait Journaled: Service {
 impl Journal {
     /// A journal on a log that has been opened and replayed.
     pub fn new(log: Box<dyn Log>) -> Self {
-        Self { log: Some(log), buffer: Vec::new(), logged: 0, synced: 0, waiting: VecDeque::new() }
+        Self {
+            log: Some(log),
+            buffer: Vec::new(),
+            logged: 0,
+            synced: 0,
+            waiting: VecDeque::new(),
+            written: Arc::default(),
+        }
     }
 
     /// Adds a record. Call [`pump`] before the handler ends.
     pub fn record(&mut self, record: Vec<u8>) {
         self.buffer.push(record);
         self.logged += 1;
+    }
+
+    /// Processor time for writing and syncing, in nanoseconds.
+    pub fn cpu_ns(&self) -> u64 {
+        self.written.get().cpu_ns
     }
 
     /// Whether everything recorded is durable.
@@ -74,8 +89,10 @@ pub fn pump<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
     let Some(mut log) = journal.log.take() else { return };
     let records = std::mem::take(&mut journal.buffer);
     let covered = journal.logged;
+    let written = journal.written.clone();
     let write = move || {
-        let result = write_all(log.as_mut(), &records);
+        let result = written.measure(|| write_all(log.as_mut(), &records));
+        written.done(1, records.len());
         (log, result)
     };
     cx.spawn(tokio::task::spawn_blocking(write), move |service, done, cx| {

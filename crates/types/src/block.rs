@@ -44,16 +44,32 @@ pub struct PlannedGroup {
     pub gas: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Apply the result with this digest.
-    Commit(B256),
+    Commit {
+        digest: B256,
+        /// Shards that became owners by late leases, and have their part.
+        late: Vec<ShardId>,
+    },
     /// Apply nothing.
-    Abort,
+    Abort(AbortCause),
+}
+
+/// Why a group is aborted: it says when its transactions come back, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AbortCause {
+    /// These owners have not followed: what touches them comes back later each time.
+    Missing(Vec<ShardId>),
+    /// Everybody was there, and yet no result was acknowledged in time: the next groups of its
+    /// transactions are smaller.
+    Silent,
+    /// A group that it took values from was aborted, or has another result.
+    Dependant,
 }
 
 /// The end of a group. Nothing else decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub group: GroupId,
     pub verdict: Verdict,

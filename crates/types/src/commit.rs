@@ -1,9 +1,14 @@
 //! What shards and the beacon say to one another to commit across shards.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupId, Placement, Receipt, ShardId, StateKey, Tx, TxRef, Write, digest};
+use crate::{
+    BlockEnv, GroupId, Placement, PlannedGroup, Receipt, ShardId, StateKey, Tx, TxRef, Write,
+    digest,
+};
 
 /// The keys that a transaction is predicted to use. Both lists are sorted and disjoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,11 @@ pub struct SharedTx {
     pub attempt: u32,
     /// How many tries ended in a wrong prediction. At [`Self::MAX_WRONG`] it is included as failed.
     pub wrong: u32,
+    /// How many tries were aborted because a shard that it touches was missing.
+    pub absences: u32,
+    /// How many tries were aborted although everybody was there: each halves the gas of the groups
+    /// that it may be in.
+    pub silences: u32,
     pub keys: KeySet,
     /// The beacon plans it in no later round, and drops it after.
     pub last_valid_round: u64,
@@ -74,6 +84,28 @@ impl SharedTx {
     /// How plans name it.
     pub fn reference(&self) -> TxRef {
         TxRef { hash: *self.tx.hash(), attempt: self.attempt }
+    }
+
+    /// What the beacon orders of it.
+    pub fn intent(&self, placement: &Placement) -> Intent {
+        let mut keys: BTreeMap<ShardId, ShardKeys> = BTreeMap::new();
+        let mut of = |key: &StateKey, list: fn(&mut ShardKeys) -> &mut Vec<u64>| {
+            let shard = placement.owner_of(key);
+            let empty = || ShardKeys { shard, reads: Vec::new(), writes: Vec::new() };
+            list(keys.entry(shard).or_insert_with(empty)).push(key.fingerprint());
+        };
+        self.keys.reads.iter().for_each(|key| of(key, |keys| &mut keys.reads));
+        self.keys.writes.iter().for_each(|key| of(key, |keys| &mut keys.writes));
+        Intent {
+            tx: self.reference(),
+            origin: self.origin,
+            sender: self.tx.sender(),
+            nonce: self.tx.nonce(),
+            gas_limit: self.tx.gas_limit(),
+            last_valid_round: self.last_valid_round,
+            halvings: self.silences,
+            keys: keys.into_values().collect(),
+        }
     }
 }
 
@@ -94,6 +126,8 @@ pub struct Intent {
     pub nonce: u64,
     pub gas_limit: u64,
     pub last_valid_round: u64,
+    /// How often the gas of the groups that it may be in has been halved.
+    pub halvings: u32,
     /// One entry for each owner, ascending.
     pub keys: Vec<ShardKeys>,
 }
@@ -103,6 +137,30 @@ pub struct Intent {
 pub struct InFlight {
     pub key: StateKey,
     pub group: GroupId,
+    /// The shard that runs that group, and has the value.
+    pub executor: ShardId,
+}
+
+/// An executor's request for values in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// The group whose result has the values.
+    pub source: GroupId,
+    /// The group that needs them.
+    pub to: GroupId,
+    pub keys: Vec<StateKey>,
+}
+
+/// Values in flight, from the executor of one group to that of a later one. The source's result is
+/// durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flight {
+    pub source: GroupId,
+    /// Digest of the source's result.
+    pub digest: B256,
+    pub to: GroupId,
+    /// Of the keys asked for, those that the source had fenced, sorted.
+    pub values: Vec<Write>,
 }
 
 /// What an owner sends to a group's executor at the cut: a copy of the values of its keys.
@@ -115,11 +173,41 @@ pub struct Lease {
     pub from: ShardId,
     /// Values at the cut of the group's round, absence included, sorted by key.
     pub values: Vec<Write>,
-    /// Keys that come from other executors instead. Empty while such groups wait.
+    /// Keys whose values come from the executors of undecided groups instead, sorted.
     pub in_flight: Vec<InFlight>,
+    /// Due payments to accounts among those, applied before the group's first transaction.
+    pub credits: Vec<Credit>,
     /// Transactions of the group that do not concern the executor's shard, from their
     /// lowest-numbered owner.
     pub bodies: Vec<SharedTx>,
+}
+
+/// A group as its executor's shard holds it: what is to be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupToRun {
+    pub group: PlannedGroup,
+    pub env: BlockEnv,
+    /// Those that concern this shard; the others come with the leases.
+    pub txs: Vec<SharedTx>,
+}
+
+/// An executor's request for keys outside of what a group was leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateAsk {
+    pub group: GroupId,
+    pub keys: KeySet,
+}
+
+/// What an owner says to such a request: keys leased late, with their values at the group's cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateLease {
+    pub group: GroupId,
+    pub from: ShardId,
+    pub reads: Vec<Write>,
+    /// Fenced for the group from now on: the owner has a part in it.
+    pub writes: Vec<Write>,
+    /// Something stands in the way, and nothing waits for it: the prediction was wrong.
+    pub refused: Vec<StateKey>,
 }
 
 /// How one transaction's attempt in a group ended.
@@ -144,8 +232,7 @@ pub struct Part {
     pub group: GroupId,
     pub executor: ShardId,
     pub owner: ShardId,
-    /// The value of every key that the group has fenced at this owner, changed or not, sorted by
-    /// key.
+    /// The value of every key that the group has fenced at this owner, changed or not, sorted.
     pub writes: Vec<Write>,
     /// Code created at addresses of this owner.
     pub codes: Vec<Bytes>,
@@ -157,8 +244,8 @@ pub struct Part {
     pub fees: U256,
     /// Base fees of those transactions in wei, burned.
     pub burned: U256,
-    /// Groups in flight whose values the result used, with the digest that it used them under.
-    pub sources: Vec<GroupAck>,
+    /// Groups whose values in flight the result used, with the digests that it used them under.
+    pub sources: Vec<GroupDigest>,
 }
 
 /// A part, and what is needed to check that it is of the result that all owners get.
@@ -201,11 +288,22 @@ pub fn group_digest(
     digest("atoll/result", &(chain_id, epoch, group, manifest))
 }
 
-/// "I hold my part of this result, durably."
+/// A group and its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupDigest {
+    pub group: GroupId,
+    pub digest: B256,
+}
+
+/// "I hold my part of this result, durably."
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupAck {
     pub group: GroupId,
     pub digest: B256,
+    /// Said by the executor's shard alone: what the result was made from.
+    pub sources: Vec<GroupDigest>,
+    /// Said by the executor's shard alone: shards that became owners by late leases.
+    pub late: Vec<ShardId>,
 }
 
 /// What a shard reports to the beacon. Each one replaces those before it.
@@ -226,8 +324,6 @@ pub struct Anchor {
     pub credits_sent: Vec<(ShardId, u64)>,
     /// For each source, the sequence number up to which its credits are held here.
     pub credits_received: Vec<(ShardId, u64)>,
-    /// Number of late leases granted that this anchor covers.
-    pub grants: u64,
 }
 
 /// Why a credit was made.

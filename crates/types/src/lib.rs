@@ -14,13 +14,14 @@ mod tx;
 
 pub use alloy_primitives::{Address, B256, Bytes, Log, LogData, U256};
 pub use block::{
-    Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, LocalBlock, LocalTx, PlannedGroup,
-    TxRef, Verdict,
+    AbortCause, Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, LocalBlock, LocalTx,
+    PlannedGroup, TxRef, Verdict,
 };
 pub use codec::{CodecError, decode, digest, encode};
 pub use commit::{
-    Anchor, Credit, CreditKind, GroupAck, GroupResult, InFlight, Intent, KeySet, Lease, Part,
-    PartMessage, Settlement, ShardKeys, SharedTx, TxOutcome, group_digest,
+    Anchor, Credit, CreditKind, Flight, GroupAck, GroupDigest, GroupResult, GroupToRun, InFlight,
+    Intent, KeySet, LateAsk, LateLease, Lease, Part, PartMessage, Settlement, ShardKeys, SharedTx,
+    TxOutcome, Want, group_digest,
 };
 pub use ids::{GroupId, ShardId};
 pub use key::{Basic, CodeRef, KECCAK_EMPTY, StateKey, StateValue, Write};

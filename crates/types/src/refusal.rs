@@ -24,6 +24,10 @@ pub enum Refusal {
     ManifestMismatch { group: GroupId },
     #[error("another result of group {group} is already held")]
     OtherResult { group: GroupId },
+    #[error("part of group {group} lacks {key:?}, which the group has fenced here")]
+    LacksFenced { group: GroupId, key: StateKey },
+    #[error("{key:?} cannot be leased late to group {group}: {why}")]
+    NotLate { group: GroupId, key: StateKey, why: String },
     #[error("credit {found} from shard {from} does not follow {newest}")]
     CreditGap { from: ShardId, found: u64, newest: u64 },
     #[error("credit or key belongs to shard {owner}, this is shard {here}")]
@@ -36,4 +40,28 @@ pub enum Refusal {
     Expired { last: u64, cut: u64 },
     #[error("malformed: {what}")]
     Malformed { what: String },
+}
+
+impl Refusal {
+    /// The name of the rule, for counting.
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::WrongChain { .. } => "wrong_chain",
+            Self::WrongEpoch { .. } => "wrong_epoch",
+            Self::GroupNotOpen { .. } => "group_not_open",
+            Self::NotExecutor { .. } => "not_executor",
+            Self::NotForThisShard { .. } => "not_for_this_shard",
+            Self::OutsideFence { .. } => "outside_fence",
+            Self::LacksFenced { .. } => "lacks_fenced",
+            Self::NotLate { .. } => "not_late",
+            Self::ManifestMismatch { .. } => "manifest_mismatch",
+            Self::OtherResult { .. } => "other_result",
+            Self::CreditGap { .. } => "credit_gap",
+            Self::NotOwner { .. } => "not_owner",
+            Self::OldAttempt { .. } => "old_attempt",
+            Self::TooManyShared { .. } => "too_many_shared",
+            Self::Expired { .. } => "expired",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
 }

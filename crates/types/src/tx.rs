@@ -87,6 +87,13 @@ impl Tx {
         Ok(Self(Arc::new(Inner { envelope, raw, sender, trace })))
     }
 
+    /// Takes the bytes of a transaction of another chain, to run it again: of any type, blob
+    /// transactions (without their blobs) included, of any size, and with the sender that is given.
+    pub fn replayed(raw: Bytes, sender: Address) -> Result<Self, TxError> {
+        let envelope = decode(&raw)?;
+        Ok(Self(Arc::new(Inner { envelope, raw, sender, trace: None })))
+    }
+
     /// The same transaction at another place of its trace.
     pub fn with_trace(&self, trace: Option<TraceContext>) -> Self {
         let Inner { envelope, raw, sender, .. } = &*self.0;
@@ -174,6 +181,10 @@ fn parse(raw: &Bytes) -> Result<TxEnvelope, TxError> {
     if let Some(kind @ (0x00 | 0x03 | 0x05..=0x7f)) = raw.first().copied() {
         return Err(TxError::UnsupportedType { kind });
     }
+    decode(raw)
+}
+
+fn decode(raw: &Bytes) -> Result<TxEnvelope, TxError> {
     let mut rest: &[u8] = raw;
     let envelope = TxEnvelope::decode_2718(&mut rest).map_err(|error| match error {
         Eip2718Error::UnexpectedType(kind) => TxError::UnsupportedType { kind },

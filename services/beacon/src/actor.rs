@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_api::beacon::{Announce, Blocks, Head};
+use atoll_api::beacon::{Announce, BeaconStats, BeaconStatsReply, Blocks, Head};
 use atoll_fabric::{Context, Cx, Handle, Reply, Service};
 use atoll_journal::{Journal, Journaled, pump};
+use atoll_meter::thread_cpu_ns;
 use atoll_store::Log;
 use atoll_types::B256;
 
@@ -163,7 +164,7 @@ impl Handle<Announce> for BeaconService {
         reply: Reply<Announce>,
         cx: &mut Cx<'_, Self>,
     ) {
-        reply.send(self.core.announce(announce).map(|_| ()));
+        reply.send(self.core.announce(announce));
         self.look(cx);
     }
 }
@@ -172,6 +173,20 @@ impl Handle<Head> for BeaconService {
     fn handle(&mut self, _: Head, _: Context, reply: Reply<Head>, _: &mut Cx<'_, Self>) {
         let head = self.core.head();
         self.journal.reply(reply, Ok(head));
+    }
+}
+
+impl Handle<BeaconStats> for BeaconService {
+    fn handle(
+        &mut self,
+        _: BeaconStats,
+        _: Context,
+        reply: Reply<BeaconStats>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        // The thread is the beacon's own: mailbox, timers and waiting callers are in its time.
+        let cpu_ns = thread_cpu_ns() + self.journal.cpu_ns();
+        reply.ok(BeaconStatsReply { cpu_ns, ..self.core.stats() });
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use atoll_api::beacon::{Announce, BeaconError, Blocks, BlocksReply, HeadReply};
+use atoll_api::beacon::{
+    Announce, AnnounceReply, BeaconError, BeaconStatsReply, Blocks, BlocksReply, HeadReply,
+};
 use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
+use atoll_meter::Tally;
 use atoll_store::{Index, Log, Replay, StoreError};
-use atoll_types::{B256, BeaconBlock, Intent, decode, digest, encode};
+use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, digest, encode};
 use serde::{Deserialize, Serialize};
+
+use crate::acks::Acks;
 
 /// Blocks kept in memory; older ones are read from the index.
 const KEPT_BLOCKS: usize = 4_096;
@@ -46,6 +51,9 @@ pub struct Core {
     planner: Planner,
     index: Arc<dyn Index>,
     recent: VecDeque<BeaconBlock>,
+    counts: BeaconStatsReply,
+    refused: Tally,
+    acks: Acks,
 }
 
 impl Core {
@@ -67,10 +75,10 @@ impl Core {
         let stopped = index.take_clean()?.and_then(|bytes| decode::<CleanStop>(&bytes).ok());
         if let Some(mut stop) = stopped.filter(|stop| stop.next == log.next()) {
             stop.planner.reconfigure(config);
-            return Ok(Self { planner: stop.planner, index, recent: VecDeque::new() });
+            return Ok(Self::new(stop.planner, index));
         }
         index.wipe()?;
-        let mut core = Self { planner: Planner::new(config), index, recent: VecDeque::new() };
+        let mut core = Self::new(Planner::new(config), index);
         core.publish(core.planner.head().clone())?;
         log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
             let failed = |reason| OpenError::Record { number, reason };
@@ -85,6 +93,17 @@ impl Core {
         Ok(core)
     }
 
+    fn new(planner: Planner, index: Arc<dyn Index>) -> Self {
+        Self {
+            planner,
+            index,
+            recent: VecDeque::new(),
+            counts: BeaconStatsReply::default(),
+            refused: Tally::default(),
+            acks: Acks::default(),
+        }
+    }
+
     /// Leaves the index complete and marked, so that the next start need not replay the log.
     pub fn close(&self, next: u64) -> Result<(), StoreError> {
         let stop = CleanStop { next, planner: self.planner.clone() };
@@ -95,19 +114,33 @@ impl Core {
         &self.planner
     }
 
-    /// Takes what a shard announces. Returns how many intents are new.
-    pub(crate) fn announce(&mut self, announce: Announce) -> Result<usize, BeaconError> {
+    /// Takes what a shard announces.
+    pub(crate) fn announce(&mut self, announce: Announce) -> Result<AnnounceReply, BeaconError> {
+        let taken = self.take(announce);
+        match &taken {
+            Ok(AnnounceReply { whole: true }) => self.refused.add("anchor_not_whole"),
+            Ok(_) => {}
+            Err(error) => self.refused.add(error.rule()),
+        }
+        taken
+    }
+
+    fn take(&mut self, announce: Announce) -> Result<AnnounceReply, BeaconError> {
         let shards = self.planner.config().shards;
         let known = |shard: atoll_types::ShardId| shard.0 < shards;
         if !known(announce.from) {
             return Err(BeaconError::NoSuchShard { shard: announce.from, shards });
         }
+        let mut whole = false;
         if let Some(anchor) = announce.anchor {
             if anchor.shard != announce.from {
                 let what = format!("anchor of shard {} from shard {}", anchor.shard, announce.from);
                 return Err(BeaconError::BadIntent { what });
             }
-            self.planner.anchor(anchor);
+            match self.acks.whole(anchor, announce.earlier_acks) {
+                Some(anchor) => self.planner.anchor(anchor),
+                None => whole = true,
+            }
         }
         if !self.planner.has_room(announce.intents.len()) {
             let limit = u64::from(self.planner.config().max_waiting);
@@ -117,15 +150,35 @@ impl Core {
         {
             return Err(BeaconError::BadIntent { what });
         }
-        Ok(announce.intents.into_iter().filter(|i| self.planner.announce(i.clone())).count())
+        let new = announce.intents.into_iter().filter(|i| self.planner.announce(i.clone()));
+        self.counts.intents += new.count() as u64;
+        Ok(AnnounceReply { whole })
     }
 
     /// Makes the next block. The bytes returned have to be durable before anybody is told.
     pub(crate) fn make(&mut self, now_ms: u64, randomness: B256) -> Result<Vec<u8>, StoreError> {
         let record = self.planner.propose(now_ms, randomness);
         self.planner.apply(&record);
+        self.count(&record.block);
+        self.acks.decided(&record.block);
         self.publish(record.block.clone())?;
         Ok(encode(&Record::Block(record)))
+    }
+
+    fn count(&mut self, block: &BeaconBlock) {
+        let commits =
+            block.decisions.iter().filter(|d| matches!(d.verdict, Verdict::Commit { .. }));
+        let commits = commits.count() as u64;
+        self.counts.blocks += 1;
+        self.counts.groups += block.plan.len() as u64;
+        self.counts.txs += block.plan.iter().map(|group| group.txs.len() as u64).sum::<u64>();
+        self.counts.commits += commits;
+        self.counts.aborts += block.decisions.len() as u64 - commits;
+    }
+
+    /// What has been counted since the chain was opened; processor time is the shell's to add.
+    pub(crate) fn stats(&self) -> BeaconStatsReply {
+        BeaconStatsReply { refused: self.refused.get(), ..self.counts.clone() }
     }
 
     fn publish(&mut self, block: BeaconBlock) -> Result<(), StoreError> {
@@ -223,6 +276,7 @@ mod tests {
             sender: Address::repeat_byte(name),
             nonce: 0,
             gas_limit: 1,
+            halvings: 0,
             last_valid_round: 100,
             keys: vec![keys(0), keys(1)],
         }
@@ -238,12 +292,11 @@ mod tests {
             acks: Vec::new(),
             credits_sent: Vec::new(),
             credits_received: Vec::new(),
-            grants: 0,
         }
     }
 
     fn announce(intents: Vec<Intent>, anchor: Option<Anchor>) -> Announce {
-        Announce { from: ShardId(0), intents, anchor }
+        Announce { from: ShardId(0), intents, anchor, earlier_acks: 0 }
     }
 
     fn open(
@@ -281,7 +334,8 @@ mod tests {
             core = open(&log, &index, config())?;
             assert_eq!(core.blocks(&all)?.blocks, blocks);
             assert_eq!(core.head().groups_open, open_groups);
-            assert_eq!(core.announce(announce(vec![intent(1)], None))?, 0, "planned before");
+            core.announce(announce(vec![intent(1)], None))?;
+            assert_eq!(core.stats().intents, 0, "planned before");
             let next = core.planner().propose(3_000, B256::ZERO);
             assert_eq!(next.block.anchors, Vec::new(), "no anchor is taken in again");
         }

@@ -3,7 +3,8 @@
 use atoll_api::BeaconClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
-    AnnounceRequest, AnnounceResponse, BlocksRequest, BlocksResponse, HeadRequest, HeadResponse,
+    AnnounceRequest, AnnounceResponse, BeaconStatsRequest, BeaconStatsResponse, BlocksRequest,
+    BlocksResponse, HeadRequest, HeadResponse,
     beacon_service_server::{BeaconService, BeaconServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -36,5 +37,12 @@ impl BeaconService for Grpc {
 
     async fn head(&self, request: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
         serve(&*self.0.head, request).await
+    }
+
+    async fn beacon_stats(
+        &self,
+        request: Request<BeaconStatsRequest>,
+    ) -> Result<Response<BeaconStatsResponse>, Status> {
+        serve(&*self.0.stats, request).await
     }
 }

@@ -1,5 +1,6 @@
 //! `beacon`: orders and decides what crosses shards. One validator, durable.
 
+mod acks;
 mod actor;
 mod core;
 pub mod grpc;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_api::{
-    executor::{Debit, ExecutorError, Predict, RunGroups},
+    executor::{Debit, ExecutorError, ExecutorStats, ExecutorStatsReply, Predict, RunGroups},
     mempool::MempoolClient,
     router::RouterClient,
     state::StateClient,
@@ -87,5 +87,23 @@ impl Handle<Debit> for ExecutorService {
         waiting.extend(debit.txs);
         self.shared.debit_came.notify_one();
         reply.ok(());
+    }
+}
+
+impl Handle<ExecutorStats> for ExecutorService {
+    fn handle(
+        &mut self,
+        _: ExecutorStats,
+        _: Context,
+        reply: Reply<ExecutorStats>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        let counts = &self.shared.counts;
+        reply.ok(ExecutorStatsReply {
+            local: counts.local.get(),
+            groups: counts.groups.get(),
+            predictions: counts.predictions.get(),
+            wrong: counts.wrong.get(),
+        });
     }
 }

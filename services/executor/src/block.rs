@@ -12,7 +12,8 @@ use atoll_api::{
     state::{Append, StateError, Sync},
 };
 use atoll_evm::{
-    BlockExecutor, Bytecode, Changes, Effects, Invalid, Mode, Outcome, Sequential, StateView,
+    BlockExecutor, Bytecode, Changes, Effects, Fees, Invalid, Mode, Outcome, Rules, Sequential,
+    StateView,
 };
 use atoll_fabric::{Context, Fault};
 use atoll_telemetry::stages;
@@ -20,6 +21,7 @@ use atoll_types::{
     Address, B256, Credit, CreditKind, LocalBlock, LocalTx, Receipt, ReceiptKind, StateKey,
     StateValue, Tx, U256,
 };
+use tokio::time::Instant;
 
 use crate::shared::{Ground, Shared};
 
@@ -56,6 +58,8 @@ struct Built {
     credits: Vec<Credit>,
     fees: U256,
     burned: U256,
+    /// Keys that what is in `txs` has used.
+    used: HashSet<StateKey>,
     /// Do not fit this shard alone.
     escalated: Vec<Tx>,
     ends: Vec<TxEnd>,
@@ -102,6 +106,10 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
                         look_again(&shared).await;
                     }
                 }
+                // The fence or pin that stands in the way is on its way here.
+                Err(Again::Changed) => {
+                    let _ = tokio::time::timeout(RETRY, shared.followed.notified()).await;
+                }
                 Err(Again::Later(reason)) => {
                     tracing::warn!(reason, "cannot append a block; trying again");
                     tokio::time::sleep(RETRY).await;
@@ -116,6 +124,8 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
 enum Again {
     /// The shard's chain is elsewhere.
     Moved,
+    /// A fence or a pin was not known here.
+    Changed,
     Later(String),
 }
 
@@ -136,7 +146,7 @@ async fn take(shared: Arc<Shared>) -> Vec<Tx> {
     loop {
         let ask = Take {
             session: shared.session.load(Ordering::Relaxed),
-            max_txs: config.max_block_txs,
+            max_txs: shared.pace.txs(),
             max_gas: config.max_block_gas,
             wait_ms: 5_000,
         };
@@ -162,11 +172,16 @@ async fn one_block(
     let _stages = stages("run", shared.shard(), candidates.iter().map(|c| &c.tx));
     let (runner, at) = (shared.clone(), ground.clone());
     let handle = tokio::runtime::Handle::current();
-    let work = move || run_all(&runner, &at, candidates, &handle);
+    let work = move || {
+        let (start, count) = (Instant::now(), candidates.len());
+        let built = runner.counts.local.measure(|| run_all(&runner, &at, candidates, &handle));
+        runner.pace.ran(count, start.elapsed());
+        built
+    };
     let built = tokio::task::spawn_blocking(work).await;
     let (built, writes, codes) =
         built.map_err(|e| Again::Later(e.to_string()))?.map_err(|e| Again::Later(e.to_string()))?;
-    let Built { txs, credits, fees, burned, escalated, mut ends } = built;
+    let Built { txs, credits, fees, burned, mut used, escalated, mut ends } = built;
     if !txs.is_empty() {
         let block = LocalBlock {
             shard: shared.shard(),
@@ -182,17 +197,26 @@ async fn one_block(
         };
         let included = block.txs.iter().map(|local| *local.tx.hash());
         ends.extend(included.map(|tx| TxEnd { tx, end: End::Included }));
-        append(shared, block).await?;
+        block.writes.iter().for_each(|(key, _)| {
+            used.remove(key);
+        });
+        let included = block.txs.len();
+        append(shared, block, used.into_iter().collect()).await?;
+        shared.counts.local.done(1, included);
     }
     hand_over(shared, escalated, ends).await;
     Ok(())
 }
 
-async fn append(shared: &Arc<Shared>, block: LocalBlock) -> Result<(), Again> {
+async fn append(
+    shared: &Arc<Shared>,
+    block: LocalBlock,
+    reads: Vec<StateKey>,
+) -> Result<(), Again> {
     let (number, writes) = (block.number, block.writes.clone());
     shared.cache_mut().apply(number, &writes);
     let context = Context::none().with_timeout(shared.config.call_timeout);
-    match shared.state.append.call(context, Append { block }).await {
+    match shared.state.append.call(context, Append { block, reads }).await {
         Ok(tip) => {
             shared.stand_on(tip, None);
             Ok(())
@@ -200,9 +224,8 @@ async fn append(shared: &Arc<Shared>, block: LocalBlock) -> Result<(), Again> {
         Err(error) => {
             shared.cache_mut().undo(number, &writes);
             Err(match error {
-                StateError::NotHead { .. }
-                | StateError::Fenced { .. }
-                | StateError::Pinned { .. } => Again::Moved,
+                StateError::NotHead { .. } => Again::Moved,
+                StateError::Fenced { .. } | StateError::Pinned { .. } => Again::Changed,
                 error => Again::Later(error.to_string()),
             })
         }
@@ -256,7 +279,7 @@ fn run_all(
     let mut run = Runner {
         shared,
         ground,
-        block: Sequential::new(&ground.env, &view),
+        block: Sequential::new(&ground.env, Rules::default(), Fees::WhenUsed, &view),
         built: Built::default(),
         behind: HashMap::new(),
     };
@@ -271,8 +294,9 @@ fn run_all(
     }
     let returned = waiting.into_iter().map(|c| (*c.tx.hash(), End::Returned));
     run.built.ends.extend(returned.map(|(tx, end)| TxEnd { tx, end }));
-    let Runner { block, built, .. } = run;
-    let Changes { writes, codes } = block.finish();
+    let Runner { block, mut built, .. } = run;
+    let Changes { writes, codes, fees } = block.finish();
+    built.fees = fees;
     Ok((built, writes, codes))
 }
 
@@ -330,7 +354,10 @@ impl Runner<'_> {
             let mode = if candidate.credit { Mode::Debit } else { Mode::Transact };
             let run = self.block.attempt(&candidate.tx, mode);
             match run.outcome {
-                Outcome::Executed(effects) => self.include(&candidate, *effects),
+                Outcome::Executed(effects) => {
+                    self.built.used.extend(run.used.all());
+                    self.include(&candidate, *effects);
+                }
                 Outcome::Invalid(invalid) => self.refuse(&candidate.tx, &invalid),
                 Outcome::Missing if self.is_local(&run.missing) => {
                     keys.extend(run.missing);
@@ -369,7 +396,6 @@ impl Runner<'_> {
     fn include(&mut self, candidate: &Candidate, effects: Effects) {
         let (tx, shard) = (&candidate.tx, self.shared.shard());
         self.block.keep(&effects);
-        self.built.fees += effects.fee;
         self.built.burned += effects.burned;
         let mut shards = vec![shard];
         // A debit is always a call, so it has a receiver.

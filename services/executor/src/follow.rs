@@ -21,6 +21,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
                 pin(&shared, reply.reset, &reply.changes);
                 shared.cache_mut().change(reply.reset, reply.tip.head, &reply.changes);
                 shared.stand_on(reply.tip, Some(reply.env));
+                shared.followed.notify_one();
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot follow the shard's state; trying again");

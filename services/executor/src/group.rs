@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
-use atoll_evm::{Bytecode, Group, GroupError, Source};
+use atoll_evm::{Bytecode, Group, GroupError, Rules, Source};
 use atoll_telemetry::stages;
-use atoll_types::{B256, GroupResult, Part, SharedTx, TxOutcome};
+use atoll_types::{B256, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
+
+use tokio::runtime::Handle;
 
 use crate::shared::Shared;
 
@@ -24,41 +26,58 @@ pub(crate) async fn run_groups(
 ) -> Result<RunGroupsReply, ExecutorError> {
     let txs = request.groups.iter().flat_map(|run| run.txs.iter().map(|shared| &shared.tx));
     let _stages = stages("run", shared.shard(), txs);
-    let handle = tokio::runtime::Handle::current();
+    let handle = Handle::current();
+    let runner = shared.clone();
     let work = move || {
-        let run = |run: GroupRun| match run_one(&shared, &run, &handle) {
-            Ok(parts) => Some(GroupResult { group: run.group.id, parts }),
-            Err(error) => {
-                tracing::warn!(group = %run.group.id, %error, "group does not run");
-                None
-            }
-        };
-        request.groups.into_iter().filter_map(run).collect()
+        let all = || run_all(&runner, request, &handle);
+        runner.counts.groups.measure(all)
     };
-    let results = tokio::task::spawn_blocking(work).await;
-    let results = results.map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?;
-    Ok(RunGroupsReply { results })
+    let reply = tokio::task::spawn_blocking(work).await;
+    let reply = reply.map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?;
+    let outcomes = || reply.results.iter().flat_map(|r| &r.parts).flat_map(|part| &part.outcomes);
+    let wrong = |(_, outcome): &&(B256, TxOutcome)| matches!(outcome, TxOutcome::Wrong { .. });
+    shared.counts.groups.done(reply.results.len(), outcomes().count());
+    shared.counts.wrong.add(outcomes().filter(wrong).count());
+    Ok(reply)
+}
+
+fn run_all(shared: &Shared, request: RunGroups, handle: &Handle) -> RunGroupsReply {
+    let mut reply = RunGroupsReply { results: Vec::new(), lacking: Vec::new() };
+    for run in request.groups {
+        let group = run.group.id;
+        match run_one(shared, &run, handle) {
+            Ok(Ran::Parts(parts)) => reply.results.push(GroupResult { group, parts }),
+            Ok(Ran::Lacks(keys)) => reply.lacking.push(LateAsk { group, keys }),
+            Err(error) => tracing::warn!(%group, %error, "group does not run"),
+        }
+    }
+    reply
+}
+
+enum Ran {
+    Parts(Vec<Part>),
+    /// It has to be leased more.
+    Lacks(KeySet),
 }
 
 /// On the blocking pool.
-fn run_one(
-    shared: &Shared,
-    run: &GroupRun,
-    handle: &tokio::runtime::Handle,
-) -> Result<Vec<Part>, ExecutorError> {
+fn run_one(shared: &Shared, run: &GroupRun, handle: &Handle) -> Result<Ran, ExecutorError> {
     let group = Group {
         placement: shared.placement(),
         plan: &run.group,
         env: &run.env,
+        rules: Rules::default(),
         epoch: run.epoch,
         txs: &run.txs,
         values: &run.values,
+        late_writes: &run.late_writes,
+        refused: &run.refused,
     };
     for _ in 0..MAX_PASSES {
         match group.run(shared) {
             Ok(parts) => {
                 tell_vain_attempts(run, &parts);
-                return Ok(parts);
+                return Ok(Ran::Parts(parts));
             }
             // Code is read from this shard's state, where the router has put it.
             Err(GroupError::Codes(codes)) => {
@@ -68,6 +87,7 @@ fn run_one(
                     return Err(ExecutorError::BadGroup { what });
                 }
             }
+            Err(GroupError::Lacks(keys)) => return Ok(Ran::Lacks(keys)),
             Err(error) => return Err(ExecutorError::BadGroup { what: error.to_string() }),
         }
     }

@@ -3,8 +3,8 @@
 use atoll_api::ExecutorClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
-    DebitRequest, DebitResponse, PredictRequest, PredictResponse, RunGroupsRequest,
-    RunGroupsResponse,
+    DebitRequest, DebitResponse, ExecutorStatsRequest, ExecutorStatsResponse, PredictRequest,
+    PredictResponse, RunGroupsRequest, RunGroupsResponse,
     executor_service_server::{ExecutorService, ExecutorServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -40,5 +40,12 @@ impl ExecutorService for Grpc {
         request: Request<RunGroupsRequest>,
     ) -> Result<Response<RunGroupsResponse>, Status> {
         serve(&*self.0.run_groups, request).await
+    }
+
+    async fn executor_stats(
+        &self,
+        request: Request<ExecutorStatsRequest>,
+    ) -> Result<Response<ExecutorStatsResponse>, Status> {
+        serve(&*self.0.stats, request).await
     }
 }

@@ -44,10 +44,17 @@ pub(crate) async fn predict(
         return Err(ExecutorError::State { reason: "it has not been heard from".into() });
     };
     let handle = tokio::runtime::Handle::current();
-    let work = move || predict_all(&shared, &ground, request, &handle);
-    tokio::task::spawn_blocking(work)
+    let runner = shared.clone();
+    let work = move || {
+        runner.counts.predictions.measure(|| predict_all(&runner, &ground, request, &handle))
+    };
+    let reply = tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| ExecutorError::State { reason: e.to_string() })?
+        .map_err(|e| ExecutorError::State { reason: e.to_string() })??;
+    let needs = |prediction: &&Prediction| matches!(prediction, Prediction::Needs { .. });
+    let needs = reply.predictions.iter().filter(needs).count();
+    shared.counts.predictions.done(1, reply.predictions.len() - needs);
+    Ok(reply)
 }
 
 /// On the blocking pool.

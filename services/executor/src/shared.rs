@@ -4,8 +4,9 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::AtomicU64,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use atoll_api::{
@@ -16,6 +17,7 @@ use atoll_api::{
 };
 use atoll_evm::{Bytecode, CodeCache};
 use atoll_fabric::Context;
+use atoll_meter::{Counter, Work};
 use atoll_types::{Address, B256, BlockEnv, Placement, ShardId, StateKey, Tx};
 use tokio::sync::{Notify, watch};
 
@@ -29,6 +31,54 @@ const CODE_CACHE_BYTES: usize = 64 << 20;
 pub(crate) struct Ground {
     pub tip: Tip,
     pub env: BlockEnv,
+}
+
+/// What has been counted since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Local blocks, and the transactions that they include.
+    pub local: Work,
+    /// Groups, and the transactions in them.
+    pub groups: Work,
+    /// Requests to predict, and the predictions that needed nothing more.
+    pub predictions: Work,
+    /// Transactions of groups that used keys outside their set.
+    pub wrong: Counter,
+}
+
+/// How many transactions fit a local block that does not take long to run: a cut that comes while
+/// it runs is a run in vain.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    txs: AtomicU32,
+    most: u32,
+}
+
+impl Pace {
+    /// A fraction of the time between cuts.
+    const RUN: Duration = Duration::from_millis(6);
+    const LEAST: u32 = 32;
+
+    fn new(most: u32) -> Self {
+        Self { txs: AtomicU32::new(most), most }
+    }
+
+    /// For the next block.
+    pub fn txs(&self) -> u32 {
+        self.txs.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a run. Only one block is run at a time.
+    pub fn ran(&self, txs: usize, time: Duration) {
+        let txs = u32::try_from(txs).unwrap_or(u32::MAX);
+        let next = if time > Self::RUN {
+            // Below `txs`, so it fits.
+            (f64::from(txs) * Self::RUN.as_secs_f64() / time.as_secs_f64()) as u32
+        } else {
+            self.txs().max(txs.saturating_mul(2))
+        };
+        self.txs.store(next.max(Self::LEAST).min(self.most), Ordering::Relaxed);
+    }
 }
 
 /// Shared by the loops and handlers of one executor.
@@ -45,9 +95,13 @@ pub(crate) struct Shared {
     pub ground: watch::Sender<Option<Ground>>,
     /// Payments to other shards that the next block debits.
     debits: Mutex<VecDeque<Tx>>,
+    /// What changed between cuts has been taken in.
+    pub followed: Notify,
     pub debit_came: Notify,
     /// Senders with a transaction across shards under way.
     pinned: Mutex<HashMap<Address, u32>>,
+    pub counts: Counts,
+    pub pace: Pace,
 }
 
 impl Shared {
@@ -61,6 +115,7 @@ impl Shared {
         Arc::new(Self {
             session: AtomicU64::new(session),
             cache: RwLock::new(Cache::new(config.cached_values)),
+            pace: Pace::new(config.max_block_txs),
             config,
             mempool,
             state,
@@ -68,8 +123,10 @@ impl Shared {
             codes: CodeCache::new(CODE_CACHE_BYTES),
             ground: watch::Sender::new(None),
             debits: Mutex::default(),
+            followed: Notify::new(),
             debit_came: Notify::new(),
             pinned: Mutex::default(),
+            counts: Counts::default(),
         })
     }
 

@@ -176,10 +176,10 @@ fn decisions(block: &BeaconBlock) -> Vec<ledger_block::Decision> {
     let decision = |decision: &atoll_types::Decision| ledger_block::Decision {
         round: decision.group.round,
         index: decision.group.index,
-        commit: matches!(decision.verdict, Verdict::Commit(_)),
+        commit: matches!(decision.verdict, Verdict::Commit { .. }),
         digest: match decision.verdict {
-            Verdict::Commit(digest) => hash(digest),
-            Verdict::Abort => Bytes::new(),
+            Verdict::Commit { digest, .. } => hash(digest),
+            Verdict::Abort(_) => Bytes::new(),
         },
     };
     block.decisions.iter().map(decision).collect()

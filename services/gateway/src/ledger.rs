@@ -11,8 +11,9 @@ use atoll_wire::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetBlockRequest,
     GetBlockResponse, GetClusterRequest, GetClusterResponse, GetReceiptRequest, GetReceiptResponse,
-    GetStorageRequest, GetStorageResponse, SubmitTransactionRequest, SubmitTransactionResponse,
-    SubmitTransactionsRequest, WatchReceiptsRequest,
+    GetStatsRequest, GetStatsResponse, GetStorageRequest, GetStorageResponse,
+    SubmitTransactionRequest, SubmitTransactionResponse, SubmitTransactionsRequest,
+    WatchReceiptsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -236,5 +237,13 @@ impl LedgerService for Ledger {
         let context = self.context(&request);
         let response = self.0.queries.cluster(request.into_inner(), context).await;
         response.map(Response::new)
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<GetStatsRequest>,
+    ) -> Result<Response<GetStatsResponse>, Status> {
+        let context = self.context(&request);
+        self.0.queries.stats(context).await.map(Response::new)
     }
 }

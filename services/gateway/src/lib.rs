@@ -16,6 +16,7 @@ mod query;
 mod receipts;
 mod recent;
 mod singles;
+mod stats;
 mod submit;
 
 pub use ledger::{Config, Ledger};

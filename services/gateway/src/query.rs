@@ -167,7 +167,7 @@ impl Queries {
     }
 
     /// One of the places for requests that read; given back when it is dropped.
-    fn place(&self) -> Result<SemaphorePermit<'_>, Status> {
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, Status> {
         let limit = self.limits.reads;
         let place = self.places.try_acquire();
         place.map_err(|_| exhausted(format!("{limit} reads are under way, the limit")))

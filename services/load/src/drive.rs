@@ -6,11 +6,12 @@ use alloy_primitives::{Address, B256};
 use anyhow::{Context, bail};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
+    counted::Counted,
     flight::{Flight, Outgoing},
     report::progress,
     schedule::Schedule,
@@ -61,6 +62,8 @@ pub struct Outcome {
     pub cpu_cores: f64,
     /// Times that the stream of receipts missed some.
     pub missed: u64,
+    /// What the cluster has counted in the measured time, if it says.
+    pub counted: Option<Counted>,
 }
 
 /// Sends what `source` gives. `senders` holds the address of each account. Ends early, but in order,
@@ -102,12 +105,13 @@ pub async fn drive(
         ask_all: false,
         ask_after: start,
         cpu: Cpu::default(),
+        counting: Vec::new(),
         begin,
         plan,
     };
     driver.send(stop).await?;
     driver.drain(stop).await?;
-    Ok(driver.finish())
+    Ok(driver.finish().await)
 }
 
 /// CPU time at the ends of the measured time.
@@ -116,6 +120,9 @@ struct Cpu {
     begin: Option<(Instant, f64)>,
     end: Option<(Instant, f64)>,
 }
+
+/// A question to the cluster that nothing waits for before the end.
+type Counting = JoinHandle<Option<Counted>>;
 
 struct Driver<'a> {
     flight: Flight,
@@ -136,6 +143,8 @@ struct Driver<'a> {
     ask_all: bool,
     ask_after: Instant,
     cpu: Cpu,
+    /// What the cluster says at the ends of the measured time.
+    counting: Vec<Counting>,
     plan: Plan<'a>,
 }
 
@@ -153,6 +162,7 @@ impl Driver<'_> {
             self.turn(now)?;
             if self.cpu.begin.is_none() && now >= self.begin {
                 self.cpu.begin = Some((now, cpu_seconds()));
+                self.count();
             }
             if now >= tick {
                 self.show(now);
@@ -176,6 +186,7 @@ impl Driver<'_> {
         }
         let now = Instant::now();
         self.cpu.end = Some((now, cpu_seconds()));
+        self.count();
         if *stop.borrow() {
             self.flight.stats.cut_short(now);
         } else {
@@ -248,16 +259,33 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Outcome {
+    /// Asks the cluster what it has counted, beside everything else.
+    fn count(&mut self) {
+        if self.plan.schedule.duration.is_some() {
+            let cluster = self.cluster.clone();
+            self.counting.push(tokio::spawn(async move { cluster.counted().await }));
+        }
+    }
+
+    async fn finish(self) -> Outcome {
         let cores = |(from, before): (Instant, f64), (to, after): (Instant, f64)| {
             let elapsed = to.saturating_duration_since(from).as_secs_f64();
             if elapsed > 0.0 { (after - before) / elapsed } else { 0.0 }
         };
         let cpu_cores = self.cpu.begin.zip(self.cpu.end).map(|(a, b)| cores(a, b));
+        let mut counted = Vec::new();
+        for asked in self.counting {
+            counted.push(asked.await.ok().flatten());
+        }
+        let counted = match counted[..] {
+            [Some(before), Some(after)] => after.since(&before),
+            _ => None,
+        };
         Outcome {
             stats: self.flight.close(),
             cpu_cores: cpu_cores.unwrap_or(0.0),
             missed: self.missed,
+            counted,
         }
     }
 

@@ -323,6 +323,11 @@ impl Flight {
         let within = u64::from(outcome.status && stats.measures(event.at));
         stats.arrived.executed += if first { within } else { 0 };
         stats.arrived.finals += within;
+        if stats.measures(event.at) {
+            stats.arrived.ended += 1;
+            stats.arrived.crossed += u64::from(outcome.shards > 1);
+            stats.arrived.ordered += u64::from(outcome.kind == Kind::Group);
+        }
         if entry.measured {
             stats.crossed += u64::from(outcome.shards > 1);
             stats.asked += u64::from(event.asked);
@@ -330,6 +335,11 @@ impl Flight {
                 stats.finals += 1;
                 Stats::record(&mut stats.executed_us, entry.due, outcome.at);
                 Stats::record(&mut stats.final_us, entry.due, event.at);
+                if outcome.shards > 1 {
+                    Stats::record(&mut stats.cross_final_us, entry.due, event.at);
+                } else {
+                    Stats::record(&mut stats.local_executed_us, entry.due, outcome.at);
+                }
             } else {
                 stats.fail("reverted", 1);
             }

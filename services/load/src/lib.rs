@@ -16,6 +16,7 @@
 
 mod args;
 mod contracts;
+mod counted;
 mod drive;
 mod flight;
 mod report;
@@ -39,6 +40,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 pub use args::{DEV_MNEMONIC, LoadArgs, Rate, Workload};
+pub use counted::{Costs, ExecutorCpu, PerTransaction};
 pub use report::{ClusterInfo, Config, Generator, Latencies, Latency, PerStage, Summary};
 
 use drive::{Plan, drive};

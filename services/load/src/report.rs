@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{args::LoadArgs, drive::Outcome, wire::Cluster};
+use crate::{args::LoadArgs, counted::Costs, drive::Outcome, wire::Cluster};
 
 /// The outcome of a run. Counts and latencies are those of transactions that were due within the
 /// measured time.
@@ -35,6 +35,8 @@ pub struct Summary {
     pub refusals: BTreeMap<&'static str, u64>,
     /// The first failure in words.
     pub first_failure: Option<String>,
+    /// `None` if the cluster does not say what it has counted.
+    pub costs: Option<Costs>,
     pub generator: Generator,
     pub cluster: ClusterInfo,
     pub config: Config,
@@ -54,6 +56,10 @@ pub struct Latencies {
     pub executed: Latency,
     #[serde(rename = "final")]
     pub finals: Latency,
+    /// Executed, of the transactions that touched one shard.
+    pub local_executed: Latency,
+    /// Final, of those that touched more.
+    pub cross_final: Latency,
 }
 
 /// Percentiles in milliseconds; all zero if there was nothing.
@@ -117,7 +123,7 @@ impl Latency {
 
 impl Summary {
     pub(crate) fn new(args: LoadArgs, seed: u64, cluster: &Cluster, outcome: Outcome) -> Self {
-        let Outcome { stats, cpu_cores, missed } = outcome;
+        let Outcome { stats, cpu_cores, missed, counted } = outcome;
         let seconds = stats.seconds();
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let failed = |reason: &str| stats.failures.get(reason).copied().unwrap_or(0);
@@ -132,8 +138,11 @@ impl Summary {
             latency_ms: Latencies {
                 executed: Latency::of(&stats.executed_us),
                 finals: Latency::of(&stats.final_us),
+                local_executed: Latency::of(&stats.local_executed_us),
+                cross_final: Latency::of(&stats.cross_final_us),
             },
             cross_share: stats.crossed as f64 / finals.max(1) as f64,
+            costs: counted.map(|counted| Costs::new(&counted, &stats.arrived)),
             generator: Generator {
                 cpu_cores,
                 lag_ms: Latency::of(&stats.lag_us),
@@ -191,21 +200,27 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "          {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "                {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "count", "tx/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"
         )?;
-        writeln!(f, "submitted {:>10} {:>10.1}", self.submitted, self.tps.submitted)?;
+        writeln!(f, "submitted       {:>10} {:>10.1}", self.submitted, self.tps.submitted)?;
         let row = |f: &mut fmt::Formatter<'_>, name, count: String, tps, l: &Latency| {
             writeln!(
                 f,
-                "{name:<9} {count:>10} {tps:>10.1} {:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
+                "{name:<15} {count:>10} {tps:>10} {:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
                 l.p50, l.p90, l.p99, l.p999, l.max
             )
         };
         let (latency, tps) = (&self.latency_ms, &self.tps);
-        row(f, "executed", String::new(), tps.executed, &latency.executed)?;
-        row(f, "final", self.finals.to_string(), tps.finals, &latency.finals)?;
-        writeln!(f, "crossed   {:>9.2}%", 100.0 * self.cross_share)?;
+        let rate = |tps: f64| format!("{tps:.1}");
+        row(f, "executed", String::new(), rate(tps.executed), &latency.executed)?;
+        row(f, "final", self.finals.to_string(), rate(tps.finals), &latency.finals)?;
+        row(f, "local, executed", String::new(), String::new(), &latency.local_executed)?;
+        row(f, "cross, final", String::new(), String::new(), &latency.cross_final)?;
+        writeln!(f, "crossed         {:>9.2}%", 100.0 * self.cross_share)?;
+        if let Some(costs) = &self.costs {
+            write!(f, "{costs}")?;
+        }
         writeln!(
             f,
             "generator {:.2} cores, sent late by p99 {:.2} ms, max {:.2} ms; receipts missed {}, asked for {}",

@@ -34,6 +34,10 @@ pub struct Stats {
     /// From when a transaction was due to the receipt of a success, in µs.
     pub executed_us: Histogram<u64>,
     pub final_us: Histogram<u64>,
+    /// Executed, of those that touched one shard.
+    pub local_executed_us: Histogram<u64>,
+    /// Final, of those that touched more.
+    pub cross_final_us: Histogram<u64>,
     /// From when a transaction was due to when it was handed to its connection, in µs.
     pub lag_us: Histogram<u64>,
     /// The first failure in words.
@@ -46,6 +50,12 @@ pub struct Arrived {
     pub submitted: u64,
     pub executed: u64,
     pub finals: u64,
+    /// Final, whether they succeeded or not.
+    pub ended: u64,
+    /// Of which touched more than one shard.
+    pub crossed: u64,
+    /// Of which were in a group.
+    pub ordered: u64,
 }
 
 impl Stats {
@@ -69,6 +79,8 @@ impl Stats {
             arrived: Arrived::default(),
             executed_us: histogram(),
             final_us: histogram(),
+            local_executed_us: histogram(),
+            cross_final_us: histogram(),
             lag_us: histogram(),
             first_failure: None,
         }

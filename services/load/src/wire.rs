@@ -5,8 +5,8 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use anyhow::{Context, bail, ensure};
 use atoll_wire::v1::{
-    GetAccountRequest, GetClusterRequest, GetReceiptRequest, SubmitOutcome, TransactionFinality,
-    TransactionKind, TransactionReceipt, get_receipt_request::Wait,
+    GetAccountRequest, GetClusterRequest, GetReceiptRequest, GetStatsRequest, SubmitOutcome,
+    TransactionFinality, TransactionKind, TransactionReceipt, get_receipt_request::Wait,
     ledger_service_client::LedgerServiceClient, submit_transactions_response,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -15,6 +15,8 @@ use tonic::{
     Code,
     transport::{Channel, Endpoint},
 };
+
+use crate::counted::Counted;
 
 pub type Client = LedgerServiceClient<Channel>;
 
@@ -77,6 +79,12 @@ impl Cluster {
             },
             version: info.version,
         })
+    }
+
+    /// What the cluster has counted; `None` if it does not say.
+    pub async fn counted(&self) -> Option<Counted> {
+        let reply = self.clients[0].clone().get_stats(GetStatsRequest {}).await;
+        Counted::read(reply.ok()?.get_ref())
     }
 
     /// The shards of addresses.

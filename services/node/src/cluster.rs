@@ -39,6 +39,12 @@ pub struct ShardClients {
     pub router: RouterClient,
 }
 
+impl ShardClients {
+    fn for_gateway(&self) -> ShardLinks {
+        ShardLinks::new(&self.mempool, &self.executor, &self.state, &self.router)
+    }
+}
+
 /// Where the actors of one shard will stand, if they stand here.
 struct Slots {
     mempool: Slot<Local<MempoolService>>,
@@ -253,7 +259,7 @@ impl Cluster {
         let ledger = Ledger::start(atoll_gateway::Config {
             chain_id: config.chain.chain_id,
             placement: self.placement.clone(),
-            shards: self.shards.iter().map(|s| ShardLinks::new(&s.mempool, &s.state)).collect(),
+            shards: self.shards.iter().map(ShardClients::for_gateway).collect(),
             beacon: BeaconLinks::new(&self.beacon),
             recovery: Pool::start("recovery", threads, 1_024)?,
             calls: Pool::start("calls", threads, 256)?,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod genesis;
 mod listen;
 mod place;
+pub mod replay;
 mod slot;
 mod storage;
 pub mod telemetry;

@@ -6,7 +6,9 @@ use atoll_api::{
     beacon::BeaconClient,
     executor::ExecutorClient,
     mempool::MempoolClient,
-    router::{Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterClient, RouterError},
+    router::{
+        Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterClient, RouterError, RouterStats,
+    },
     state::{
         AcceptParts, Read, Recall, ReceiveCredits, Refusal, Settle, Share, StateClient, StateError,
     },
@@ -16,7 +18,7 @@ use atoll_types::{Placement, ShardId};
 
 use crate::{
     announce, assemble, escalate, follow, outbound, refresh,
-    shared::{Counts, Job, Shared, lock},
+    shared::{Job, Shared, lock},
 };
 
 /// What a router is told once.
@@ -70,11 +72,6 @@ impl RouterService {
     ) -> Self {
         Self { shared: Shared::new(config, mempool, executor, state, beacon, peers) }
     }
-
-    /// What is counted.
-    pub fn counts(&self) -> Arc<Counts> {
-        self.shared.counts.clone()
-    }
 }
 
 impl Service for RouterService {
@@ -101,7 +98,7 @@ impl Handle<Escalate> for RouterService {
             let service = Self::NAME.to_owned();
             return reply.err(Fault::Overloaded { service, limit });
         }
-        Counts::add(&self.shared.counts.escalated, ask.txs.len());
+        self.shared.counts.escalated.add(ask.txs.len());
         self.shared.add_jobs(ask.txs.into_iter().map(Job::New));
         reply.ok(());
     }
@@ -115,11 +112,17 @@ impl Handle<Deliver> for RouterService {
         reply: Reply<Deliver>,
         cx: &mut Cx<'_, Self>,
     ) {
-        if let Err(rule) = self.check(&deliver) {
-            Counts::add(&self.shared.counts.refused, 1);
-            return reply.err(rule);
+        if let Err(error) = self.check(&deliver) {
+            count_rule(&self.shared, &error);
+            return reply.err(error);
         }
-        cx.spawn(take_in(self.shared.clone(), deliver), |_, answer, _| reply.send(answer));
+        let shared = self.shared.clone();
+        cx.spawn(take_in(self.shared.clone(), deliver), move |_, answer, _| {
+            if let Err(error) = &answer {
+                count_rule(&shared, error);
+            }
+            reply.send(answer);
+        });
     }
 }
 
@@ -151,17 +154,32 @@ impl RouterService {
     }
 }
 
+fn count_rule(shared: &Shared, error: &RouterError) {
+    if let Some(rule) = error.rule() {
+        shared.counts.refused.add(rule);
+    }
+}
+
 /// Hands everything to whom it concerns, and answers when what has to be durable is.
 async fn take_in(shared: Arc<Shared>, deliver: Deliver) -> Result<DeliverReply, RouterError> {
-    let Deliver { from, shared: txs, leases, parts, credits, settlements, .. } = deliver;
+    let Deliver { from, shared: txs, leases, parts, credits, settlements, wants, flights, .. } =
+        deliver;
     for lease in leases {
         if let Err(rule) = assemble::check_lease(&shared, from, &lease) {
-            Counts::add(&shared.counts.refused, 1);
+            shared.counts.refused.add(rule.rule());
             tracing::warn!(shard = %from, %rule, "lease refused");
             continue;
         }
-        let complete = lock(&shared.assembly).lease(lease);
-        assemble::start(&shared, complete);
+        let effects = lock(&shared.groups).lease(lease);
+        assemble::carry_out(&shared, effects);
+    }
+    for want in wants {
+        let effect = lock(&shared.groups).want(from, want);
+        assemble::carry_out(&shared, effect);
+    }
+    for flight in flights {
+        let effect = lock(&shared.groups).flight(from, flight);
+        assemble::carry_out(&shared, effect);
     }
     let hold = async {
         if txs.is_empty() {
@@ -197,8 +215,8 @@ async fn take_in(shared: Arc<Shared>, deliver: Deliver) -> Result<DeliverReply, 
         parts_refused: accepted.map_err(state)?,
         credits_received: received.map_err(state)?,
     };
-    let refused = reply.shared_refused.iter().chain(&reply.parts_refused).flatten().count();
-    Counts::add(&shared.counts.refused, refused);
+    let refused = reply.shared_refused.iter().chain(&reply.parts_refused).flatten();
+    refused.for_each(|rule| shared.counts.refused.add(rule.rule()));
     Ok(reply)
 }
 
@@ -208,8 +226,20 @@ impl Handle<Fetch> for RouterService {
     }
 }
 
+impl Handle<RouterStats> for RouterService {
+    fn handle(
+        &mut self,
+        _: RouterStats,
+        _: Context,
+        reply: Reply<RouterStats>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        reply.ok(self.shared.counts.reply());
+    }
+}
+
 async fn look_up(shared: Arc<Shared>, fetch: Fetch) -> Result<FetchReply, RouterError> {
-    let Fetch { from, keys, codes, leases, results } = fetch;
+    let Fetch { from, keys, codes, leases, results, late } = fetch;
     let mut reply = FetchReply::default();
     if !keys.is_empty() || !codes.is_empty() {
         let read = Read { keys, codes, at: None, min_cut: 0 };
@@ -222,6 +252,9 @@ async fn look_up(shared: Arc<Shared>, fetch: Fetch) -> Result<FetchReply, Router
         let recalled = shared.state.recall.call(shared.context(), recall).await.map_err(state)?;
         reply.leases = recalled.leases;
         reply.parts = recalled.parts;
+    }
+    if !late.is_empty() {
+        reply.late = assemble::lease_late(&shared, from, late).await.map_err(state)?;
     }
     Ok(reply)
 }

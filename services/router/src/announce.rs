@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use atoll_api::{beacon::Announce, state::Watch};
+use atoll_api::{
+    beacon::{Announce, AnnounceReply},
+    state::Watch,
+};
 use atoll_fabric::Context;
-use atoll_types::{Anchor, Intent, Placement, ShardId, ShardKeys, SharedTx};
+use atoll_types::{Anchor, GroupAck, GroupId, Intent, ShardId};
 use tokio::sync::Notify;
 
 use crate::shared::{Shared, lock};
@@ -43,31 +46,33 @@ impl Announcements {
     }
 }
 
-/// What the beacon orders of a shared transaction.
-pub(crate) fn intent(shared: &SharedTx, placement: &Placement) -> Intent {
-    let mut keys: HashMap<ShardId, ShardKeys> = HashMap::new();
-    let mut of = |key: &atoll_types::StateKey, list: fn(&mut ShardKeys) -> &mut Vec<u64>| {
-        let shard = placement.owner_of(key);
-        let empty = || ShardKeys { shard, reads: Vec::new(), writes: Vec::new() };
-        list(keys.entry(shard).or_insert_with(empty)).push(key.fingerprint());
-    };
-    shared.keys.reads.iter().for_each(|key| of(key, |keys| &mut keys.reads));
-    shared.keys.writes.iter().for_each(|key| of(key, |keys| &mut keys.writes));
-    let mut keys: Vec<ShardKeys> = keys.into_values().collect();
-    keys.sort_unstable_by_key(|keys| keys.shard);
-    Intent {
-        tx: shared.reference(),
-        origin: shared.origin,
-        sender: shared.tx.sender(),
-        nonce: shared.tx.nonce(),
-        gas_limit: shared.tx.gas_limit(),
-        last_valid_round: shared.last_valid_round,
-        keys,
+/// Acknowledgements that the beacon has, of the newest anchor that it has taken.
+#[derive(Default)]
+struct Told(HashMap<GroupId, GroupAck>);
+
+impl Told {
+    /// An anchor without those acknowledgements, and how many they are.
+    fn leave_out(&self, anchor: &Anchor) -> (Anchor, u32) {
+        let is_new = |ack: &&GroupAck| self.0.get(&ack.group) != Some(*ack);
+        let acks: Vec<GroupAck> = anchor.acks.iter().filter(is_new).cloned().collect();
+        // Fewer than there are groups.
+        let earlier = (anchor.acks.len() - acks.len()) as u32;
+        let Anchor { shard, head, cut, digest, gas_used, .. } = *anchor;
+        let (credits_sent, credits_received) =
+            (anchor.credits_sent.clone(), anchor.credits_received.clone());
+        let left =
+            Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received };
+        (left, earlier)
+    }
+
+    fn took(&mut self, anchor: Anchor) {
+        self.0 = anchor.acks.into_iter().map(|ack| (ack.group, ack)).collect();
     }
 }
 
 /// Tells the beacon whatever waits, one message at a time.
 pub(crate) async fn announce(shared: Arc<Shared>) {
+    let mut told = Told::default();
     loop {
         shared.announcements.came.notified().await;
         let (intents, anchor) = {
@@ -79,17 +84,31 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             }
             (intents, waiting.anchor.take())
         };
-        let message = Announce { from: shared.shard(), intents, anchor: anchor.clone() };
-        if let Err(error) = shared.beacon.announce.call(shared.context(), message).await {
-            // The refresh announces intents again; the anchor has only this one chance until the
-            // next one.
-            tracing::warn!(%error, "cannot reach the beacon; trying again");
-            tokio::time::sleep(RETRY).await;
-            if let Some(anchor) = anchor {
-                let mut waiting = lock(&shared.announcements.waiting);
-                waiting.anchor.get_or_insert(anchor);
-                shared.announcements.came.notify_one();
+        let (left, earlier_acks) = anchor.as_ref().map(|anchor| told.leave_out(anchor)).unzip();
+        let message = Announce {
+            from: shared.shard(),
+            intents,
+            anchor: left,
+            earlier_acks: earlier_acks.unwrap_or(0),
+        };
+        match shared.beacon.announce.call(shared.context(), message).await {
+            Ok(AnnounceReply { whole: false }) => {
+                if let Some(anchor) = anchor {
+                    told.took(anchor);
+                }
+                continue;
             }
+            Ok(AnnounceReply { whole: true }) => told = Told::default(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot reach the beacon; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        // The refresh announces intents again; an anchor has only this one chance until the next
+        // one.
+        if let Some(anchor) = anchor {
+            lock(&shared.announcements.waiting).anchor.get_or_insert(anchor);
+            shared.announcements.came.notify_one();
         }
     }
 }

@@ -1,102 +1,22 @@
 //! Groups that this shard executes: gathers their leases, has them run, and returns the parts.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use atoll_api::{
-    executor::{GroupRun, RunGroups},
+    executor::{GroupRun, RunGroups, RunGroupsReply},
     router::Fetch,
-    state::{GroupToRun, PutCodes, Read, StoreResults},
+    state::{LeaseLate, PutCodes, Read, StateError, StoreResults},
 };
+use atoll_commit::{ExecutorEffect, LateKeys, Ready};
 use atoll_types::{
-    B256, GroupId, KECCAK_EMPTY, Lease, PartMessage, Refusal, ShardId, SharedTx, TxRef,
+    B256, GroupId, GroupResult, KECCAK_EMPTY, LateAsk, LateLease, Lease, PartMessage, Refusal,
+    ShardId, StateKey,
 };
 
-use crate::shared::{Counts, Shared, lock};
-
-/// Leases kept of groups whose plan this shard has not seen yet.
-const MAX_EARLY: usize = 16_384;
-
-#[derive(Default)]
-struct Gathering {
-    group: Option<GroupToRun>,
-    leases: BTreeMap<ShardId, Lease>,
-}
-
-/// Groups on their way from plan to result.
-#[derive(Default)]
-pub(crate) struct Assembly {
-    gathering: HashMap<GroupId, Gathering>,
-    /// Groups whose run is under way.
-    running: HashSet<GroupId>,
-}
-
-/// A group with all its leases.
-pub(crate) struct Complete {
-    group: GroupToRun,
-    leases: BTreeMap<ShardId, Lease>,
-}
-
-impl Assembly {
-    /// A plan of which this shard is the executor. Repeated plans change nothing.
-    pub fn plan(&mut self, group: GroupToRun) -> Option<Complete> {
-        let id = group.group.id;
-        if self.running.contains(&id) {
-            return None;
-        }
-        self.gathering.entry(id).or_default().group = Some(group);
-        self.complete(id)
-    }
-
-    /// A lease. If the group's plan is not known yet, it waits for it.
-    pub fn lease(&mut self, lease: Lease) -> Option<Complete> {
-        let id = lease.group;
-        if self.running.contains(&id) {
-            return None;
-        }
-        if !self.gathering.contains_key(&id) && self.gathering.len() >= MAX_EARLY {
-            return None;
-        }
-        self.gathering.entry(id).or_default().leases.insert(lease.from, lease);
-        self.complete(id)
-    }
-
-    fn complete(&mut self, id: GroupId) -> Option<Complete> {
-        let gathering = self.gathering.get(&id)?;
-        let owners = &gathering.group.as_ref()?.group.owners;
-        if !owners.iter().all(|owner| gathering.leases.contains_key(owner)) {
-            return None;
-        }
-        let Gathering { group, mut leases } = self.gathering.remove(&id)?;
-        let group = group?;
-        leases.retain(|from, _| group.group.owners.contains(from));
-        self.running.insert(id);
-        Some(Complete { group, leases })
-    }
-
-    /// The leases that are missing of groups whose plan is known.
-    pub fn missing(&self) -> Vec<(GroupId, ShardId)> {
-        let planned = self.gathering.iter().filter_map(|(id, gathering)| {
-            let owners = &gathering.group.as_ref()?.group.owners;
-            Some(owners.iter().filter(|o| !gathering.leases.contains_key(o)).map(|o| (*id, *o)))
-        });
-        planned.flatten().collect()
-    }
-
-    /// Forgets groups that are decided, given the ones that are open, and early leases of rounds
-    /// long past.
-    pub fn keep_only(&mut self, open: &HashSet<GroupId>, cut: u64) {
-        self.gathering.retain(|id, gathering| {
-            open.contains(id) || (gathering.group.is_none() && id.round + 64 > cut)
-        });
-    }
-
-    fn ended(&mut self, id: GroupId) {
-        self.running.remove(&id);
-    }
-}
+use crate::shared::{Shared, lock};
 
 /// Checks what can be said of a lease without the state.
 pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Result<(), Refusal> {
@@ -120,55 +40,186 @@ pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Resu
     }
 }
 
-/// Queues groups that have become complete.
-pub(crate) fn start(shared: &Arc<Shared>, complete: Option<Complete>) {
-    let Some(complete) = complete else { return };
-    lock(&shared.complete).push(complete);
-    shared.group_came.notify_one();
+/// Checks what can be said of a late lease without the state.
+fn check_late(shared: &Shared, from: ShardId, lease: &LateLease) -> Result<(), Refusal> {
+    let leased = lease.reads.iter().chain(&lease.writes);
+    let owner = |key: &StateKey| shared.placement().owner_of(key);
+    if let Some((key, _)) = leased.clone().find(|(key, _)| owner(key) != from) {
+        return Err(Refusal::NotOwner { owner: owner(key), here: from });
+    }
+    if lease.from != from || leased.clone().any(|(key, value)| !key.holds(value)) {
+        return Err(Refusal::Malformed { what: format!("late lease of shard {from}") });
+    }
+    Ok(())
 }
 
-/// Runs whatever groups are complete, one batch at a time: what comes meanwhile is the next one.
+/// Does what the executor's state machine asks for.
+pub(crate) fn carry_out(shared: &Arc<Shared>, effects: impl IntoIterator<Item = ExecutorEffect>) {
+    let mut late: HashMap<ShardId, Vec<LateAsk>> = HashMap::new();
+    for effect in effects {
+        match effect {
+            ExecutorEffect::Run(ready) => {
+                lock(&shared.ready).push(*ready);
+                shared.group_came.notify_one();
+            }
+            ExecutorEffect::Want { to, want } => {
+                if let Some(peer) = shared.peers.get(&to) {
+                    peer.outbound.wants([want]);
+                }
+            }
+            ExecutorEffect::Flight { to, flight } => {
+                shared.counts.flights.add(1);
+                if let Some(peer) = shared.peers.get(&to) {
+                    peer.outbound.flights([flight]);
+                }
+            }
+            ExecutorEffect::Late { to, ask } => late.entry(to).or_default().push(ask),
+        }
+    }
+    for (to, asks) in late {
+        tokio::task::spawn_local(ask_late(shared.clone(), to, asks));
+    }
+}
+
+/// Asks an owner for late leases. What is not answered is asked again by the refresh.
+async fn ask_late(shared: Arc<Shared>, to: ShardId, asks: Vec<LateAsk>) {
+    shared.counts.late_asks.add(asks.len());
+    let leases = if to == shared.shard() {
+        lease_late(&shared, to, asks).await.map_err(|error| error.to_string())
+    } else {
+        let Some(peer) = shared.peers.get(&to) else { return };
+        let ask = Fetch { from: shared.shard(), late: asks, ..Fetch::default() };
+        let reply = peer.client.fetch.call(shared.context(), ask).await;
+        reply.map(|reply| reply.late).map_err(|error| error.to_string())
+    };
+    let leases = match leases {
+        Ok(leases) => leases,
+        Err(error) => {
+            tracing::debug!(shard = %to, error, "no answer to a request for late leases");
+            return;
+        }
+    };
+    for lease in leases {
+        if let Err(rule) = check_late(&shared, to, &lease) {
+            shared.counts.refused.add(rule.rule());
+            tracing::warn!(shard = %to, %rule, "late lease refused");
+            continue;
+        }
+        let effect = lock(&shared.groups).late(lease);
+        carry_out(&shared, effect);
+    }
+}
+
+/// Answers another executor's requests for late leases, or this shard's own.
+pub(crate) async fn lease_late(
+    shared: &Shared,
+    from: ShardId,
+    asks: Vec<LateAsk>,
+) -> Result<Vec<LateLease>, StateError> {
+    let late = LeaseLate { from, asks };
+    let reply = shared.state.lease_late.call(shared.context(), late).await?;
+    shared.counts.late_refused.add(reply.refused.len());
+    for rule in reply.refused {
+        shared.counts.refused.add(rule.rule());
+        tracing::debug!(shard = %from, %rule, "a late lease is refused");
+    }
+    Ok(reply.leases)
+}
+
+/// Runs whatever groups are ready, one batch at a time: what comes meanwhile is the next one.
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         shared.group_came.notified().await;
-        let batch = std::mem::take(&mut *lock(&shared.complete));
-        let ids: Vec<GroupId> = batch.iter().map(|complete| complete.group.group.id).collect();
-        if let Err(reason) = run_batch(&shared, batch).await {
-            // The refresh finds groups without a result and has them run again.
-            tracing::warn!(groups = ids.len(), reason, "groups have no result yet; trying again");
+        let batch = std::mem::take(&mut *lock(&shared.ready));
+        let ids: Vec<GroupId> = batch.iter().map(|ready| ready.group.id).collect();
+        if ids.is_empty() {
+            continue;
         }
-        let mut assembly = lock(&shared.assembly);
-        ids.into_iter().for_each(|id| assembly.ended(id));
+        match run_batch(&shared, batch).await {
+            Ok(results) => {
+                // The next groups may take their values from these results before those are durable:
+                // if they are lost, so is whatever was made of them here.
+                tokio::task::spawn_local(store(shared.clone(), results));
+            }
+            Err(reason) => {
+                // The refresh finds groups without a result and has them run again.
+                tracing::warn!(
+                    groups = ids.len(),
+                    reason,
+                    "groups have no result yet; trying again"
+                );
+                let mut groups = lock(&shared.groups);
+                ids.into_iter().for_each(|id| groups.gave_up(id));
+            }
+        }
     }
 }
 
-async fn run_batch(shared: &Arc<Shared>, batch: Vec<Complete>) -> Result<(), String> {
+/// Returns the results of the groups that came to their end.
+async fn run_batch(shared: &Arc<Shared>, batch: Vec<Ready>) -> Result<Vec<GroupResult>, String> {
     bring_codes(shared, &batch).await?;
     let epoch = shared.placement().epoch;
-    let mut groups = Vec::with_capacity(batch.len());
-    for Complete { group: GroupToRun { group, env, txs }, mut leases } in batch {
-        let sent = leases.values_mut().flat_map(|lease| std::mem::take(&mut lease.bodies));
-        let mut bodies: HashMap<TxRef, SharedTx> =
-            txs.into_iter().chain(sent).map(|tx| (tx.reference(), tx)).collect();
-        let body = |tx: &TxRef| bodies.remove(tx);
-        let Some(txs) = group.txs.iter().map(body).collect::<Option<_>>() else {
-            tracing::warn!(group = %group.id, "no owner has sent the body of a transaction");
-            continue;
-        };
-        let values = leases.into_values().flat_map(|lease| lease.values).collect();
-        groups.push(GroupRun { group, env, epoch, txs, values });
+    let run = |ready: &Ready| {
+        let Ready { group, env, txs, values, late, .. } = ready.clone();
+        let LateKeys { writes: late_writes, refused, .. } = late;
+        GroupRun { group, env, epoch, txs, values, late_writes, refused }
+    };
+    let ask = RunGroups { groups: batch.iter().map(run).collect() };
+    let reply = shared.executor.run_groups.call(shared.context(), ask).await;
+    let RunGroupsReply { results: ran, lacking } = reply.map_err(|error| error.to_string())?;
+    let mut waiting: HashMap<GroupId, Ready> =
+        batch.into_iter().map(|ready| (ready.group.id, ready)).collect();
+    let mut results = Vec::with_capacity(ran.len());
+    let mut effects = Vec::new();
+    {
+        let mut groups = lock(&shared.groups);
+        for mut result in ran {
+            waiting.remove(&result.group);
+            if let Some(more) = groups.ran(result.group, &mut result.parts) {
+                effects.extend(more);
+                results.push(result);
+            }
+        }
+        for LateAsk { group, keys } in lacking {
+            if let Some(ready) = waiting.remove(&group) {
+                effects.extend(groups.lacks(ready, &keys, shared.placement()));
+            }
+        }
+        waiting.into_keys().for_each(|id| groups.gave_up(id));
     }
-    let ran = shared.executor.run_groups.call(shared.context(), RunGroups { groups }).await;
-    let results = ran.map_err(|e| e.to_string())?.results;
-    Counts::add(&shared.counts.groups_run, results.len());
+    carry_out(shared, effects);
+    Ok(results)
+}
+
+/// Keeps results, and sends the parts once they are durable.
+async fn store(shared: Arc<Shared>, results: Vec<GroupResult>) {
+    if results.is_empty() {
+        return;
+    }
+    let ids: Vec<GroupId> = results.iter().map(|result| result.group).collect();
     let stored = shared.state.store_results.call(shared.context(), StoreResults { results }).await;
-    let stored = stored.map_err(|e| e.to_string())?;
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => {
+            tracing::warn!(groups = ids.len(), %error, "results are not kept yet; trying again");
+            let mut groups = lock(&shared.groups);
+            return ids.into_iter().for_each(|id| groups.gave_up(id));
+        }
+    };
     for rule in stored.refused.iter().flatten() {
         // An abort may have come while the group ran.
         tracing::debug!(%rule, "own state refuses a result");
     }
-    send_parts(shared, stored.parts);
-    Ok(())
+    kept(&shared, &stored.parts);
+    send_parts(&shared, stored.parts);
+}
+
+/// Tells the executor's state machine which results are durable.
+pub(crate) fn kept(shared: &Arc<Shared>, parts: &[PartMessage]) {
+    for result in parts.chunk_by(|a, b| a.part.group == b.part.group) {
+        let effects = lock(&shared.groups).kept(result[0].part.group, result);
+        carry_out(shared, effects);
+    }
 }
 
 /// Sends each part to its owner. This shard's own is with its state already.
@@ -185,15 +236,15 @@ pub(crate) fn send_parts(shared: &Arc<Shared>, parts: Vec<PartMessage>) {
 }
 
 /// Brings code that leased accounts have, and this shard does not, to this shard's state.
-async fn bring_codes(shared: &Arc<Shared>, batch: &[Complete]) -> Result<(), String> {
+async fn bring_codes(shared: &Arc<Shared>, batch: &[Ready]) -> Result<(), String> {
     let mut wanted: HashMap<ShardId, HashSet<B256>> = HashMap::new();
     {
         let known = shared.known_codes();
-        let leases = batch.iter().flat_map(|complete| &complete.leases);
-        for (from, lease) in leases.filter(|(from, _)| **from != shared.shard()) {
-            let hashes = lease.values.iter().map(|(_, value)| value.code().hash);
-            let unknown = hashes.filter(|hash| *hash != KECCAK_EMPTY && !known.contains(hash));
-            wanted.entry(*from).or_default().extend(unknown);
+        let codes = batch.iter().flat_map(|ready| &ready.codes);
+        for (from, hash) in codes.filter(|(from, _)| *from != shared.shard()) {
+            if *hash != KECCAK_EMPTY && !known.contains(hash) {
+                wanted.entry(*from).or_default().insert(*hash);
+            }
         }
     }
     for (from, hashes) in wanted {
@@ -222,13 +273,7 @@ pub(crate) async fn fetch_codes(
         .collect();
     if !wanted.is_empty() {
         let peer = shared.peers.get(&from).ok_or_else(|| format!("no shard {from}"))?;
-        let ask = Fetch {
-            from: shared.shard(),
-            keys: Vec::new(),
-            codes: wanted,
-            leases: Vec::new(),
-            results: Vec::new(),
-        };
+        let ask = Fetch { from: shared.shard(), codes: wanted, ..Fetch::default() };
         let reply = peer.client.fetch.call(shared.context(), ask).await;
         let codes = reply.map_err(|e| e.to_string())?.codes.into_iter().flatten().collect();
         let put = shared.state.put_codes.call(shared.context(), PutCodes { codes }).await;

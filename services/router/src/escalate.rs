@@ -17,14 +17,15 @@ use atoll_types::{B256, ShardId, SharedTx, StateKey, Tx, Write};
 use tokio::sync::oneshot;
 
 use crate::{
-    announce::intent,
     assemble::fetch_codes,
-    shared::{Counts, Job, Shared},
+    shared::{Job, Shared, lock},
 };
 
 /// Fetches from other shards in one prediction at the most. A chain of calls takes about three for
 /// each contract: its code hash, its code, its slots.
 const MAX_FETCHES: usize = 1_024;
+/// Transactions of one batch whose keys are remembered.
+const MAX_NOTED: usize = 64;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Predicts whatever waits, in batches, several at a time.
@@ -65,7 +66,6 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
             return shared.add_jobs(batch);
         }
     };
-    Counts::add(&shared.counts.predicted, batch.len());
     let mut sorted = Sorted::default();
     for (job, prediction) in batch.into_iter().zip(predictions) {
         sorted.add(shared, job, prediction);
@@ -108,6 +108,8 @@ impl Sorted {
                 origin: shared.shard(),
                 attempt: first_attempt(*shared.cut.borrow()),
                 wrong: 0,
+                absences: 0,
+                silences: 0,
                 keys,
                 last_valid_round,
             }),
@@ -140,6 +142,9 @@ impl Sorted {
 async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, String> {
     let mut done: Vec<Option<Prediction>> = vec![None; txs.len()];
     let mut known: HashMap<StateKey, Write> = HashMap::new();
+    let mut likely = Wanted::default();
+    likely.add(shared, lock(&shared.hints).keys(txs.iter()), Vec::new());
+    likely.fetch(shared, &mut known).await?;
     for round in 0..=MAX_FETCHES {
         let open: Vec<usize> = (0..txs.len()).filter(|at| done[*at].is_none()).collect();
         let ask = Predict {
@@ -166,8 +171,20 @@ async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, 
         }
         wanted.fetch(shared, &mut known).await?;
     }
+    note_uses(shared, &txs, &done);
     let gone = || Prediction::Needs { keys: Vec::new(), codes: Vec::new() };
     Ok(done.into_iter().map(|prediction| prediction.unwrap_or_else(gone)).collect())
+}
+
+/// Remembers what the last calls of each contract use of other shards.
+fn note_uses(shared: &Shared, txs: &[Tx], predictions: &[Option<Prediction>]) {
+    let mut hints = lock(&shared.hints);
+    for (tx, prediction) in txs.iter().zip(predictions).rev().take(MAX_NOTED) {
+        if let Some(Prediction::Uses { keys, .. }) = prediction {
+            let foreign = |key: &&StateKey| shared.placement().owner_of(key) != shared.shard();
+            hints.note(tx, keys.all().filter(foreign).copied());
+        }
+    }
 }
 
 /// What predictions need of other shards.
@@ -201,13 +218,7 @@ impl Wanted {
     ) -> Result<(), String> {
         let reads = self.keys.into_iter().map(|(to, keys)| async move {
             let keys: Vec<StateKey> = keys.into_iter().collect();
-            let ask = Fetch {
-                from: shared.shard(),
-                keys: keys.clone(),
-                codes: Vec::new(),
-                leases: Vec::new(),
-                results: Vec::new(),
-            };
+            let ask = Fetch { from: shared.shard(), keys: keys.clone(), ..Fetch::default() };
             let peer = shared.peers.get(&to).ok_or_else(|| format!("no shard {to}"))?;
             let reply = peer.client.fetch.call(shared.context(), ask).await;
             Ok::<_, String>((keys, reply.map_err(|e| format!("shard {to}: {e}"))?.values))
@@ -237,7 +248,7 @@ async fn debit(shared: &Arc<Shared>, txs: Vec<Tx>) -> Vec<TxEnd> {
     if txs.is_empty() {
         return Vec::new();
     }
-    Counts::add(&shared.counts.credits, txs.len());
+    shared.counts.credits.add(txs.len());
     let hashes: Vec<B256> = txs.iter().map(|tx| *tx.hash()).collect();
     match shared.executor.debit.call(shared.context(), Debit { txs }).await {
         Ok(()) => Vec::new(),
@@ -279,11 +290,11 @@ pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>)
     let mut waiting = Vec::with_capacity(txs.len());
     for (tx, refused) in txs.into_iter().zip(refused) {
         match refused {
-            None => waiting.push((intent(&tx, shared.placement()), share_with(shared, &tx))),
+            None => waiting.push((tx.intent(shared.placement()), share_with(shared, &tx))),
             // It is held already, as another attempt.
             Some(Refusal::OldAttempt { .. }) => {}
             Some(rule) => {
-                Counts::add(&shared.counts.refused, 1);
+                shared.counts.refused.add(rule.rule());
                 let end = End::Dropped { reason: rule.to_string() };
                 unshared.push(TxEnd { tx: *tx.tx.hash(), end });
             }
@@ -298,7 +309,7 @@ pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>)
         }
     }
     drop(stages);
-    Counts::add(&shared.counts.intents, intents.len());
+    shared.counts.intents.add(intents.len());
     shared.announcements.intents(intents);
     unshared
 }

@@ -58,13 +58,13 @@ async fn follow_from(shared: &Arc<Shared>, cut: &mut u64) -> String {
 pub(crate) fn carry_out(shared: &Arc<Shared>, reply: CutReply) {
     shared.cut.send_replace(reply.cut);
     for group in reply.run {
-        let complete = lock(&shared.assembly).plan(group);
-        assemble::start(shared, complete);
+        let effects = lock(&shared.groups).plan(group);
+        assemble::carry_out(shared, effects);
     }
     for out in reply.leases {
         if out.to == shared.shard() {
-            let complete = lock(&shared.assembly).lease(out.lease);
-            assemble::start(shared, complete);
+            let effects = lock(&shared.groups).lease(out.lease);
+            assemble::carry_out(shared, effects);
         } else if let Some(peer) = shared.peers.get(&out.to) {
             peer.outbound.leases([out.lease]);
         }

@@ -4,7 +4,7 @@ use atoll_api::RouterClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
     DeliverRequest, DeliverResponse, EscalateRequest, EscalateResponse, FetchRequest,
-    FetchResponse,
+    FetchResponse, RouterStatsRequest, RouterStatsResponse,
     router_service_server::{RouterService, RouterServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -40,5 +40,12 @@ impl RouterService for Grpc {
         request: Request<FetchRequest>,
     ) -> Result<Response<FetchResponse>, Status> {
         serve(&*self.0.fetch, request).await
+    }
+
+    async fn router_stats(
+        &self,
+        request: Request<RouterStatsRequest>,
+    ) -> Result<Response<RouterStatsResponse>, Status> {
+        serve(&*self.0.stats, request).await
     }
 }

@@ -7,9 +7,9 @@ mod assemble;
 mod escalate;
 mod follow;
 pub mod grpc;
+mod hints;
 mod outbound;
 mod refresh;
 mod shared;
 
 pub use self::actor::{RouterConfig, RouterService};
-pub use self::shared::Counts;

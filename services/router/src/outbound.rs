@@ -9,10 +9,10 @@ use std::{
 };
 
 use atoll_api::router::{Deliver, DeliverReply};
-use atoll_types::{Credit, Lease, PartMessage, Settlement, ShardId, SharedTx};
+use atoll_types::{Credit, Flight, Lease, PartMessage, Settlement, ShardId, SharedTx, Want};
 use tokio::sync::{Notify, oneshot};
 
-use crate::shared::{Counts, Shared, lock};
+use crate::shared::{Shared, lock};
 
 const RETRY: Duration = Duration::from_millis(100);
 /// Items that may wait; more are left to the refresh.
@@ -30,6 +30,8 @@ struct Waiting {
     parts: Vec<PartMessage>,
     credits: Vec<Credit>,
     settlements: Vec<Settlement>,
+    wants: Vec<Want>,
+    flights: Vec<Flight>,
 }
 
 impl Waiting {
@@ -39,6 +41,8 @@ impl Waiting {
             && self.parts.is_empty()
             && self.credits.is_empty()
             && self.settlements.is_empty()
+            && self.wants.is_empty()
+            && self.flights.is_empty()
     }
 }
 
@@ -70,6 +74,14 @@ impl Outbound {
 
     pub fn leases(&self, leases: impl IntoIterator<Item = Lease>) {
         self.add(|waiting| &mut waiting.leases, leases);
+    }
+
+    pub fn wants(&self, wants: impl IntoIterator<Item = Want>) {
+        self.add(|waiting| &mut waiting.wants, wants);
+    }
+
+    pub fn flights(&self, flights: impl IntoIterator<Item = Flight>) {
+        self.add(|waiting| &mut waiting.flights, flights);
     }
 
     pub fn parts(&self, parts: impl IntoIterator<Item = PartMessage>) {
@@ -127,8 +139,9 @@ pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
             parts: taken.parts,
             credits: taken.credits,
             settlements: taken.settlements,
+            wants: taken.wants,
+            flights: taken.flights,
         };
-        Counts::add(&shared.counts.messages, 1);
         match peer.client.deliver.call(shared.context(), deliver).await {
             Ok(reply) => {
                 if !std::mem::replace(&mut reachable, true) {

@@ -6,10 +6,11 @@ use atoll_api::{
     router::Fetch,
     state::{AcceptParts, CutReply, Outbox, OutboxReply},
 };
+use atoll_commit::ExecutorEffect;
 use atoll_types::{GroupId, ShardId, TxRef};
 
 use crate::{
-    assemble::{self, send_parts},
+    assemble::{self, kept, send_parts},
     escalate::share_and_announce,
     follow::carry_out,
     shared::{Job, Shared, lock},
@@ -60,7 +61,7 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
         credits: credits.iter().map(|credit| (credit.to, credit.seq)).collect(),
         groups,
     };
-    lock(&shared.assembly).keep_only(&now.groups, open.cut);
+    lock(&shared.groups).keep_only(&now.groups, open.cut);
     let CutReply { cut, run, leases, returned, settlements } = open;
     let stuck = |group: &GroupId| first || seen.groups.contains(group);
     carry_out(
@@ -94,28 +95,46 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
         .filter(|tx| first || seen.unplanned.contains(&tx.reference()))
         .collect();
     share_and_announce(shared, stuck_txs).await;
+    if first {
+        kept(shared, &results);
+    }
     let stuck_parts = results.into_iter().filter(|message| stuck(&message.part.group)).collect();
     send_parts(shared, stuck_parts);
     let stuck_awaited = awaited.into_iter().filter(|group| seen.awaited.contains(&group.id));
-    pull(shared, stuck_awaited.map(|group| (group.id, group.executor)).collect()).await;
+    let (missing, wanted) = {
+        let groups = lock(&shared.groups);
+        (groups.missing(), groups.wanted())
+    };
+    let missing = missing.into_iter().filter(|(group, _)| stuck(group)).collect();
+    assemble::carry_out(shared, wanted.into_iter().filter(|effect| stuck(&needs(effect))));
+    let parts = stuck_awaited.map(|group| (group.id, group.executor)).collect();
+    pull(shared, missing, parts).await;
     now
 }
 
+/// The group that waits for an answer.
+fn needs(effect: &ExecutorEffect) -> GroupId {
+    match effect {
+        ExecutorEffect::Run(ready) => ready.group.id,
+        ExecutorEffect::Want { want, .. } => want.to,
+        ExecutorEffect::Flight { flight, .. } => flight.to,
+        ExecutorEffect::Late { ask, .. } => ask.group,
+    }
+}
+
 /// Asks for leases and parts that should have come.
-async fn pull(shared: &Arc<Shared>, parts: Vec<(GroupId, ShardId)>) {
-    let leases = lock(&shared.assembly).missing();
+async fn pull(
+    shared: &Arc<Shared>,
+    leases: Vec<(GroupId, ShardId)>,
+    parts: Vec<(GroupId, ShardId)>,
+) {
     let from: HashSet<ShardId> = leases.iter().chain(&parts).map(|(_, shard)| *shard).collect();
     let pulls = from.iter().filter(|from| **from != shared.shard()).map(|from| {
         let of = |list: &[(GroupId, ShardId)]| {
             list.iter().filter(|(_, shard)| shard == from).map(|(group, _)| *group).collect()
         };
-        let ask = Fetch {
-            from: shared.shard(),
-            keys: Vec::new(),
-            codes: Vec::new(),
-            leases: of(&leases),
-            results: of(&parts),
-        };
+        let (leases, results) = (of(&leases), of(&parts));
+        let ask = Fetch { from: shared.shard(), leases, results, ..Fetch::default() };
         pull_from(shared, *from, ask)
     });
     futures::future::join_all(pulls).await;
@@ -132,8 +151,8 @@ async fn pull_from(shared: &Arc<Shared>, from: ShardId, ask: Fetch) {
     };
     for lease in reply.leases {
         if assemble::check_lease(shared, from, &lease).is_ok() {
-            let complete = lock(&shared.assembly).lease(lease);
-            assemble::start(shared, complete);
+            let effects = lock(&shared.groups).lease(lease);
+            assemble::carry_out(shared, effects);
         }
     }
     if !reply.parts.is_empty() {

@@ -2,26 +2,23 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use atoll_api::{
-    beacon::BeaconClient, executor::ExecutorClient, mempool::MempoolClient, router::RouterClient,
+    beacon::BeaconClient,
+    executor::ExecutorClient,
+    mempool::MempoolClient,
+    router::{RouterClient, RouterStatsReply},
     state::StateClient,
 };
-use atoll_fabric::Context;
+use atoll_commit::{Executor, Ready};
+use atoll_fabric::{Context, Meter, Metered};
+use atoll_meter::{Counter, Tally};
 use atoll_types::{B256, Placement, ShardId, SharedTx, Tx};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::{
-    actor::RouterConfig,
-    announce::Announcements,
-    assemble::{Assembly, Complete},
-    outbound::Outbound,
-};
+use crate::{actor::RouterConfig, announce::Announcements, hints::Hints, outbound::Outbound};
 
 /// Hashes of code known to be with the own state that are remembered.
 const KNOWN_CODES: usize = 65_536;
@@ -44,23 +41,81 @@ impl Job {
     }
 }
 
+/// One message in so many is encoded to learn its length, where none has to be.
+const SAMPLED: u64 = 4;
+
 /// What has been counted since the start.
-#[derive(Debug, Default)]
-pub struct Counts {
-    pub escalated: AtomicU64,
-    pub predicted: AtomicU64,
-    pub credits: AtomicU64,
-    pub intents: AtomicU64,
-    pub groups_run: AtomicU64,
-    /// Messages to other shards.
-    pub messages: AtomicU64,
-    /// Messages from other shards that broke a rule.
-    pub refused: AtomicU64,
+#[derive(Debug)]
+pub(crate) struct Counts {
+    pub escalated: Counter,
+    pub credits: Counter,
+    pub intents: Counter,
+    /// Groups to whose executors values in flight were sent.
+    pub flights: Counter,
+    /// Requests for late leases made.
+    pub late_asks: Counter,
+    /// Keys refused to other executors that asked for late leases.
+    pub late_refused: Counter,
+    /// Messages, and parts of messages, that broke a rule.
+    pub refused: Tally,
+    deliver: Arc<Meter>,
+    fetch: Arc<Meter>,
+    announce: Arc<Meter>,
+    blocks: Arc<Meter>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            escalated: Counter::default(),
+            credits: Counter::default(),
+            intents: Counter::default(),
+            flights: Counter::default(),
+            late_asks: Counter::default(),
+            late_refused: Counter::default(),
+            refused: Tally::default(),
+            deliver: Meter::new(SAMPLED),
+            fetch: Meter::new(SAMPLED),
+            // Intents are short, and what the beacon takes in has to be known exactly.
+            announce: Meter::new(1),
+            blocks: Meter::new(SAMPLED),
+        }
+    }
 }
 
 impl Counts {
-    pub(crate) fn add(counter: &AtomicU64, count: usize) {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
+    pub fn reply(&self) -> RouterStatsReply {
+        RouterStatsReply {
+            deliver: self.deliver.get(),
+            fetch: self.fetch.get(),
+            announce: self.announce.get(),
+            blocks: self.blocks.get(),
+            escalated: self.escalated.get(),
+            credits: self.credits.get(),
+            intents: self.intents.get(),
+            flights: self.flights.get(),
+            late_asks: self.late_asks.get(),
+            late_refused: self.late_refused.get(),
+            refused: self.refused.get(),
+        }
+    }
+
+    /// The same links, counted.
+    fn peer(&self, client: RouterClient) -> RouterClient {
+        RouterClient {
+            deliver: Metered::link(client.deliver, &self.deliver),
+            fetch: Metered::link(client.fetch, &self.fetch),
+            ..client
+        }
+    }
+
+    /// The same links, counted.
+    fn beacon(&self, client: BeaconClient) -> BeaconClient {
+        BeaconClient {
+            announce: Metered::link(client.announce, &self.announce),
+            blocks: Metered::link(client.blocks, &self.blocks),
+            ..client
+        }
     }
 }
 
@@ -74,9 +129,10 @@ pub(crate) struct Shared {
     /// One for each other shard.
     pub peers: HashMap<ShardId, Peer>,
     pub announcements: Announcements,
-    pub assembly: Mutex<Assembly>,
-    /// Groups to be run.
-    pub complete: Mutex<Vec<Complete>>,
+    /// Groups that this shard executes.
+    pub groups: Mutex<Executor>,
+    /// Those to be run.
+    pub ready: Mutex<Vec<Ready>>,
     pub group_came: Notify,
     jobs: Mutex<VecDeque<Job>>,
     pub job_came: Notify,
@@ -85,7 +141,8 @@ pub(crate) struct Shared {
     /// Newest cut passed.
     pub cut: watch::Sender<u64>,
     known_codes: Mutex<HashSet<B256>>,
-    pub counts: Arc<Counts>,
+    pub hints: Mutex<Hints>,
+    pub counts: Counts,
 }
 
 /// Another shard.
@@ -103,24 +160,26 @@ impl Shared {
         beacon: BeaconClient,
         peers: HashMap<ShardId, RouterClient>,
     ) -> Arc<Self> {
-        let peer = |client| Peer { client, outbound: Outbound::default() };
+        let counts = Counts::default();
+        let peer = |client| Peer { client: counts.peer(client), outbound: Outbound::default() };
         Arc::new(Self {
             predicting: Arc::new(Semaphore::new(config.predictions_at_a_time)),
+            groups: Mutex::new(Executor::new(config.shard)),
             config,
             mempool,
             executor,
             state,
-            beacon,
+            beacon: counts.beacon(beacon),
             peers: peers.into_iter().map(|(shard, client)| (shard, peer(client))).collect(),
             announcements: Announcements::default(),
-            assembly: Mutex::default(),
-            complete: Mutex::default(),
+            ready: Mutex::default(),
             group_came: Notify::new(),
             jobs: Mutex::default(),
             job_came: Notify::new(),
             cut: watch::Sender::new(0),
             known_codes: Mutex::default(),
-            counts: Arc::default(),
+            hints: Mutex::default(),
+            counts,
         })
     }
 

@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_api::state::{
-    AcceptParts, Append, Cut, Feed, Lookup, Outbox, PutCodes, Read, Recall, ReceiveCredits, Settle,
-    Share, StateError, StoreResults, Sync, TellDropped, Watch, WatchReply, Withdraw,
+    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, PutCodes, Read, Recall,
+    ReceiveCredits, Settle, Share, StateError, StoreResults, Sync, TellDropped, Watch, WatchReply,
+    Withdraw,
 };
 use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, pump};
@@ -250,6 +251,7 @@ changes! {
     AcceptParts => |core, message| core.accept_parts(message.parts);
     ReceiveCredits => |core, message| core.receive_credits(message);
     Settle => |core, message| core.settle(message.settlement);
+    LeaseLate => |core, message| core.lease_late(message);
     PutCodes => |core, message| core.put_codes(message.codes);
     Outbox => |core, _message| Ok((core.outbox(), None));
     Recall => |core, message| Ok((core.recall(&message), None));

@@ -8,13 +8,13 @@ mod query;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use atoll_api::state::{
-    AcceptPartsReply, Append, Cut, CutReply, DroppedTx, ReceiveCredits, ReceiveCreditsReply, Share,
-    ShareReply, StateError, StoreResultsReply, Tip, Withdraw,
+    AcceptPartsReply, Append, Cut, CutReply, DroppedTx, LeaseLate, LeaseLateReply, ReceiveCredits,
+    ReceiveCreditsReply, Share, ShareReply, StateError, StoreResultsReply, Tip, Withdraw,
 };
-use atoll_commit::{Owner, OwnerConfig, OwnerError};
+use atoll_commit::{Late, Owner, OwnerConfig, OwnerError, Touched};
 use atoll_invariants::{Violation, conservation, nonce_order};
 use atoll_store::{Index, Log, Replay, StoreError};
 use atoll_telemetry::Stage;
@@ -90,6 +90,8 @@ pub struct Core {
     pub(crate) history: History,
     pub(crate) events: Events,
     pub(crate) changes: Changes,
+    /// Not logged: it says "used" of whatever it has forgotten.
+    pub(crate) touched: Touched,
 }
 
 /// An operation's answer, and what has to be logged before it is given.
@@ -121,6 +123,7 @@ impl Core {
             stop.dropped.into_iter().for_each(|(tx, reason)| events.remember_drop(tx, reason));
             return Ok(Self {
                 history: History::starting_at(stop.owner.cut_number() + 1),
+                touched: Touched::since(stop.owner.cut_number()),
                 owner: stop.owner,
                 values: Values::new(index, config.cached_values),
                 events,
@@ -142,6 +145,7 @@ impl Core {
             history: History::default(),
             events: Events::default(),
             changes: Changes::starting_at(0),
+            touched: Touched::since(0),
         };
         core.begin(&config.accounts)?;
         log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
@@ -156,6 +160,7 @@ impl Core {
         core.flush()?;
         core.events.number_from(log.next());
         core.changes = Changes::starting_at(log.next());
+        core.touched = Touched::since(core.owner.cut_number());
         Ok(core)
     }
 
@@ -215,9 +220,13 @@ impl Core {
     }
 
     pub(crate) fn append(&mut self, append: Append) -> Result<Done<Tip>, StateError> {
-        self.owner.check_block(&append.block).map_err(refused)?;
-        self.check_invariants(&append.block)?;
-        let record = Record::Block(append.block);
+        let Append { block, reads } = append;
+        self.owner.check_block(&block, &reads).map_err(refused)?;
+        self.check_invariants(&block)?;
+        for key in reads.iter().chain(block.writes.iter().map(|(key, _)| key)) {
+            self.touched.note(key, block.round, None);
+        }
+        let record = Record::Block(block);
         self.apply(&record).map_err(storage)?;
         Ok((self.tip(), Some(record)))
     }
@@ -250,8 +259,8 @@ impl Core {
         }
         self.owner.check_cut(&cut.block).map_err(refused)?;
         let committed = cut.block.decisions.iter().filter_map(|decision| match decision.verdict {
-            Verdict::Commit(_) => Some(decision.group),
-            Verdict::Abort => None,
+            Verdict::Commit { .. } => Some(decision.group),
+            Verdict::Abort(_) => None,
         });
         let _applied = self.group_stages("apply", committed);
         let record = Record::Cut(cut.block);
@@ -406,6 +415,32 @@ impl Core {
             self.apply(record).map_err(storage)?;
         }
         Ok(((), record))
+    }
+
+    pub(crate) fn lease_late(
+        &mut self,
+        late: LeaseLate,
+    ) -> Result<Done<LeaseLateReply>, StateError> {
+        let mut reply = LeaseLateReply { leases: Vec::new(), refused: Vec::new() };
+        let mut grants = Vec::new();
+        for ask in &late.asks {
+            let Self { owner, values, history, touched, .. } = self;
+            let values = RefCell::new(values);
+            let value_at = |key: &StateKey, cut: u64| {
+                let then = (cut >= history.oldest()).then(|| history.at(cut, key))?;
+                then.or_else(|| values.borrow_mut().get(key).ok())
+            };
+            let Late { lease, fresh, refused } = owner.late(late.from, ask, touched, &value_at);
+            reply.leases.push(lease);
+            reply.refused.extend(refused);
+            if !fresh.is_empty() {
+                // The next request has to meet this fence.
+                let grant = vec![(ask.group, fresh)];
+                self.apply(&Record::Grants(grant.clone())).map_err(storage)?;
+                grants.extend(grant);
+            }
+        }
+        Ok((reply, (!grants.is_empty()).then_some(Record::Grants(grants))))
     }
 
     pub(crate) fn put_codes(&mut self, codes: Vec<Bytes>) -> Result<Done<()>, StateError> {

@@ -4,12 +4,12 @@ use atoll_api::StateClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
     AcceptPartsRequest, AcceptPartsResponse, AppendRequest, AppendResponse, CutRequest,
-    CutResponse, FeedRequest, FeedResponse, LookupRequest, LookupResponse, OutboxRequest,
-    OutboxResponse, PutCodesRequest, PutCodesResponse, ReadRequest, ReadResponse, RecallRequest,
-    RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse, SettleRequest, SettleResponse,
-    ShareRequest, ShareResponse, StoreResultsRequest, StoreResultsResponse, SyncRequest,
-    SyncResponse, TellDroppedRequest, TellDroppedResponse, WatchRequest, WatchResponse,
-    WithdrawRequest, WithdrawResponse,
+    CutResponse, FeedRequest, FeedResponse, LeaseLateRequest, LeaseLateResponse, LookupRequest,
+    LookupResponse, OutboxRequest, OutboxResponse, PutCodesRequest, PutCodesResponse, ReadRequest,
+    ReadResponse, RecallRequest, RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse,
+    SettleRequest, SettleResponse, ShareRequest, ShareResponse, StoreResultsRequest,
+    StoreResultsResponse, SyncRequest, SyncResponse, TellDroppedRequest, TellDroppedResponse,
+    WatchRequest, WatchResponse, WithdrawRequest, WithdrawResponse,
     state_service_server::{StateService, StateServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -102,6 +102,13 @@ impl StateService for Grpc {
         request: Request<RecallRequest>,
     ) -> Result<Response<RecallResponse>, Status> {
         serve(&*self.0.recall, request).await
+    }
+
+    async fn lease_late(
+        &self,
+        request: Request<LeaseLateRequest>,
+    ) -> Result<Response<LeaseLateResponse>, Status> {
+        serve(&*self.0.lease_late, request).await
     }
 
     async fn put_codes(

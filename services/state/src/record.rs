@@ -1,8 +1,8 @@
 //! What the shard's log holds: every input of its state machine, in the order of its history.
 
 use atoll_types::{
-    B256, BeaconBlock, Bytes, Credit, GroupResult, LocalBlock, PartMessage, Settlement, ShardId,
-    SharedTx, TxRef,
+    B256, BeaconBlock, Bytes, Credit, GroupId, GroupResult, LocalBlock, PartMessage, Settlement,
+    ShardId, SharedTx, TxRef, Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,8 @@ pub enum Record {
         credits: Vec<Credit>,
     },
     Settle(Settlement),
+    /// Keys leased late to groups, to be written.
+    Grants(Vec<(GroupId, Vec<Write>)>),
     /// Code of other shards, kept for groups that run here.
     Codes(Vec<Bytes>),
 }

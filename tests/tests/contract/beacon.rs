@@ -5,11 +5,11 @@ use std::sync::{
 
 use atoll_api::{
     BeaconClient,
-    beacon::{Announce, BeaconError, Blocks, Head},
+    beacon::{Announce, BeaconError, BeaconStats, BeaconStatsReply, Blocks, Head},
 };
 use atoll_beacon::{BeaconService, Cadence, Core};
 use atoll_commit::PlannerConfig;
-use atoll_fabric::{Fault, Local};
+use atoll_fabric::{Context, Fault, Local};
 use atoll_store::{MemoryIndex, MemoryLog};
 use atoll_types::{Anchor, B256, Intent, ShardId, ShardKeys, TxRef};
 
@@ -51,6 +51,7 @@ async fn suite(standing: Standing) -> Heard {
     suite.announcements_that_are_refused().await;
     suite.announcements().await;
     suite.blocks(&clock).await;
+    suite.stats().await;
     let late = suite.heard.ask_by(too_late(), &suite.beacon.head, Head).await;
     assert_eq!(late.unwrap_err(), BeaconError::Fault(Fault::DeadlineExceeded));
     service.stop().await;
@@ -79,7 +80,6 @@ fn anchor(shard: ShardId) -> Anchor {
         acks: vec![],
         credits_sent: vec![],
         credits_received: vec![],
-        grants: 0,
     }
 }
 
@@ -91,6 +91,7 @@ impl Suite<'_> {
             sender: self.world.alice.address(),
             nonce: u64::from(number),
             gas_limit: 100_000,
+            halvings: 0,
             last_valid_round: 1_000,
             keys: vec![keys(HERE), keys(OTHER)],
         }
@@ -109,7 +110,8 @@ impl Suite<'_> {
         intents: Vec<Intent>,
         anchor: Option<Anchor>,
     ) -> Result<(), BeaconError> {
-        self.heard.ask(&self.beacon.announce, Announce { from, intents, anchor }).await
+        let message = Announce { from, intents, anchor, earlier_acks: 0 };
+        self.heard.ask(&self.beacon.announce, message).await.map(|_| ())
     }
 
     async fn announcements_that_are_refused(&mut self) {
@@ -167,5 +169,22 @@ impl Suite<'_> {
         self.announce(HERE, vec![self.intent(1)], None).await.unwrap();
         let head = self.heard.ask(&self.beacon.head, Head).await.unwrap();
         assert_eq!(head.intents_waiting, 0);
+    }
+
+    async fn stats(&mut self) {
+        let stats = self.beacon.stats.call(Context::none(), BeaconStats).await.unwrap();
+        assert!(stats.cpu_ns > 0);
+        let refused = [("bad_intent", 7), ("no_such_shard", 1), ("too_many_intents", 1)];
+        let expected = BeaconStatsReply {
+            blocks: 2,
+            intents: 2,
+            groups: 1,
+            txs: 2,
+            commits: 0,
+            aborts: 0,
+            cpu_ns: stats.cpu_ns,
+            refused: refused.map(|(rule, count)| (rule.to_owned(), count)).into(),
+        };
+        assert_eq!(stats, expected);
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use atoll_api::{
     ExecutorClient, MempoolClient, RouterClient, StateClient,
-    executor::{Debit, ExecutorError, GroupRun, Predict, Prediction, RunGroups},
+    executor::{Debit, ExecutorError, ExecutorStats, GroupRun, Predict, Prediction, RunGroups},
 };
 use atoll_executor::{ExecutorConfig, ExecutorService};
 use atoll_fabric::{Context, Fault, Local};
@@ -55,6 +55,7 @@ async fn suite(standing: Standing) -> Heard {
     suite.predictions().await;
     suite.groups().await;
     suite.debits().await;
+    suite.stats().await;
     let nothing = || Predict { txs: vec![], known: vec![] };
     let late = suite.heard.ask_by(too_late(), &suite.executor.predict, nothing()).await;
     assert_eq!(late.unwrap_err(), ExecutorError::Fault(Fault::DeadlineExceeded));
@@ -117,6 +118,8 @@ impl Suite<'_> {
             env: self.world.genesis.block.env,
             epoch: 0,
             txs: txs.to_vec(),
+            late_writes: vec![],
+            refused: vec![],
             values: values(&[alice, bob]),
         }
     }
@@ -142,11 +145,18 @@ impl Suite<'_> {
                 *value = StateValue::Code(CodeRef { hash, incarnation: 0 });
             }
         }
-        let groups = vec![good, wrong, other, codeless];
+        // The same, and the owner has refused to lease the key late.
+        let mut lacking = wrong.clone();
+        lacking.group.id.index = 4;
+        wrong.refused = vec![receiver];
+        let groups = vec![good, wrong, other, codeless, lacking];
         let reply = self.heard.ask(&self.executor.run_groups, RunGroups { groups }).await.unwrap();
         // A group that is none, and one whose code is not there, are left out.
         let ran: Vec<u32> = reply.results.iter().map(|result| result.group.index).collect();
         assert_eq!(ran, [0, 1]);
+        let lacks: Vec<u32> = reply.lacking.iter().map(|ask| ask.group.index).collect();
+        assert_eq!(lacks, [4]);
+        assert!(reply.lacking[0].keys.writes.contains(&receiver), "{:?}", reply.lacking);
         let ends = |at: usize| {
             let parts = &reply.results[at].parts;
             assert_eq!(parts.iter().map(|part| part.owner).collect::<Vec<_>>(), [HERE, OTHER]);
@@ -166,5 +176,15 @@ impl Suite<'_> {
         let full = self.heard.ask(&self.executor.debit, many).await.unwrap_err();
         let overloaded = Fault::Overloaded { service: "executor".into(), limit: 1 };
         assert_eq!(full, ExecutorError::Fault(overloaded));
+    }
+
+    async fn stats(&mut self) {
+        let stats = self.executor.stats.call(Context::none(), ExecutorStats).await.unwrap();
+        // Four of five were predicted in two requests; two groups of four have run, one in vain.
+        assert_eq!((stats.predictions.batches, stats.predictions.items), (2, 4));
+        assert_eq!((stats.groups.batches, stats.groups.items, stats.wrong), (2, 2, 1));
+        assert!(stats.predictions.cpu_ns > 0 && stats.groups.cpu_ns > 0);
+        // What it debits it has not had the time for.
+        assert!(stats.local.items <= 1);
     }
 }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use atoll_api::{
     BeaconClient, ExecutorClient, MempoolClient, RouterClient, StateClient,
-    router::{Deliver, Escalate, Fetch, RouterError},
+    router::{Deliver, Escalate, Fetch, RouterError, RouterStats},
 };
 use atoll_fabric::{Fault, Local};
 use atoll_router::{RouterConfig, RouterService};
@@ -47,6 +47,7 @@ async fn suite(standing: Standing) -> Heard {
     suite.messages_that_break_rules().await;
     suite.fetches().await;
     suite.escalations().await;
+    suite.stats().await;
     let late = suite.heard.ask_by(too_late(), &suite.router.fetch, fetch(vec![])).await;
     assert_eq!(late.unwrap_err(), RouterError::Fault(Fault::DeadlineExceeded));
     state.stop().await;
@@ -60,7 +61,7 @@ async fn suite(standing: Standing) -> Heard {
 }
 
 fn fetch(keys: Vec<StateKey>) -> Fetch {
-    Fetch { from: OTHER, keys, codes: vec![], leases: vec![], results: vec![] }
+    Fetch { from: OTHER, keys, ..Fetch::default() }
 }
 
 /// A message from shard 1 with nothing in it.
@@ -75,6 +76,8 @@ fn deliver() -> Deliver {
         parts: vec![],
         credits: vec![],
         settlements: vec![],
+        wants: vec![],
+        flights: vec![],
     }
 }
 
@@ -153,6 +156,7 @@ impl Suite<'_> {
             from: OTHER,
             values: vec![],
             in_flight: vec![],
+            credits: vec![],
             bodies: vec![],
         };
         let message = Deliver {
@@ -199,5 +203,21 @@ impl Suite<'_> {
         let full = self.heard.ask(&self.router.escalate, many).await.unwrap_err();
         let overloaded = Fault::Overloaded { service: "router".into(), limit: 1 };
         assert_eq!(full, RouterError::Fault(overloaded));
+    }
+
+    /// Every message and part of a message above that was refused, by the rule that it broke.
+    async fn stats(&mut self) {
+        let stats = self.heard.ask(&self.router.stats, RouterStats).await.unwrap();
+        let rules = [
+            ("credit_gap", 1),
+            ("expired", 1),
+            ("group_not_open", 1),
+            ("malformed", 2),
+            ("not_for_this_shard", 1),
+            ("wrong_chain", 2),
+            ("wrong_epoch", 1),
+        ];
+        assert_eq!(stats.refused, rules.map(|(rule, count)| (rule.to_owned(), count)));
+        assert_eq!((stats.escalated, stats.intents, stats.late_asks), (0, 0, 0));
     }
 }

@@ -197,6 +197,8 @@ pub fn shared(from: &Wallet, to: &Wallet, origin: ShardId) -> SharedTx {
         tx: sign(from, 0, &Plan::pay(receiver, 7)),
         origin,
         attempt: 1,
+        absences: 0,
+        silences: 0,
         wrong: 0,
         keys: KeySet::new(
             [StateKey::Code(sender), StateKey::Code(receiver)],

@@ -1,13 +1,15 @@
 use atoll_api::state::{
-    AcceptParts, Append, Cut, Feed, Lookup, Outbox, PutCodes, Read, Recall, ReceiveCredits, Settle,
-    Share, StateClient, StateError, StoreResults, Sync, TxStatus, Watch, Withdraw,
+    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, PutCodes, Read, Recall,
+    ReceiveCredits, Settle, Share, StateClient, StateError, StoreResults, Sync, TxStatus, Watch,
+    Withdraw,
 };
 use atoll_fabric::Fault;
 use atoll_tests::{CHAIN_ID, wallet::Plan};
 use atoll_types::{
     B256, BeaconBlock, Bytes, Credit, CreditKind, CreditsDue, Decision, Executed, GroupId,
-    GroupResult, LocalBlock, LocalTx, Part, PartMessage, PlannedGroup, Receipt, ReceiptKind,
-    Refusal, Settlement, SharedTx, StateKey, StateValue, TxOutcome, TxRef, U256, Verdict,
+    GroupResult, KeySet, LateAsk, LocalBlock, LocalTx, Part, PartMessage, PlannedGroup, Receipt,
+    ReceiptKind, Refusal, Settlement, SharedTx, StateKey, StateValue, TxOutcome, TxRef, U256,
+    Verdict,
 };
 
 use crate::setup::{HERE, Heard, OTHER, Standing, World, after, shared, sign, too_late, values};
@@ -42,6 +44,7 @@ async fn suite(standing: Standing) -> Heard {
     suite.shares().await;
     let first = suite.a_group_opens().await;
     suite.fenced_and_pinned().await;
+    suite.late().await;
     let message = suite.results().await;
     suite.parts(&message).await;
     let second = suite.a_group_ends(&first, &message).await;
@@ -103,26 +106,32 @@ impl Suite<'_> {
             LocalBlock { parent: B256::ZERO, ..good() },
         ];
         for block in not_next {
-            let refused = self.heard.ask(&self.state.append, Append { block }).await;
+            let refused = self.heard.ask(&self.state.append, Append { block, reads: vec![] }).await;
             assert!(matches!(refused, Err(StateError::NotHead { head: 0, .. })), "{refused:?}");
         }
         let [alice, bob] = [&self.world.alice, &self.world.bob].map(|wallet| wallet.address());
         let block = LocalBlock { writes: values(&[bob]), ..good() };
-        let refused = self.heard.ask(&self.state.append, Append { block }).await.unwrap_err();
+        let refused =
+            self.heard.ask(&self.state.append, Append { block, reads: vec![] }).await.unwrap_err();
         let rule = Refusal::NotOwner { owner: OTHER, here: HERE };
         assert_eq!(refused, StateError::Refused(rule));
         let mut minted = values(&[alice]);
         minted[0].1 = StateValue::Basic(Default::default());
         let block = LocalBlock { writes: minted, ..good() };
-        let refused = self.heard.ask(&self.state.append, Append { block }).await;
+        let refused = self.heard.ask(&self.state.append, Append { block, reads: vec![] }).await;
         assert!(
             matches!(&refused, Err(StateError::Refused(Refusal::Malformed { what }))
                 if what.contains("conservation")),
             "{refused:?}"
         );
-        let taken = self.heard.ask(&self.state.append, Append { block: good() }).await.unwrap();
+        let taken = self
+            .heard
+            .ask(&self.state.append, Append { block: good(), reads: vec![] })
+            .await
+            .unwrap();
         assert_eq!((taken.head, taken.cut), (1, 0));
-        let again = self.heard.ask(&self.state.append, Append { block: good() }).await;
+        let again =
+            self.heard.ask(&self.state.append, Append { block: good(), reads: vec![] }).await;
         assert!(matches!(again, Err(StateError::NotHead { number: 1, head: 1, .. })), "{again:?}");
     }
 
@@ -214,12 +223,14 @@ impl Suite<'_> {
         let key = StateKey::Basic(alice);
         let writes = values(&[alice]);
         let block = LocalBlock { writes: writes[..1].to_vec(), ..empty(2, digest, 1) };
-        let fenced = self.heard.ask(&self.state.append, Append { block }).await.unwrap_err();
+        let fenced =
+            self.heard.ask(&self.state.append, Append { block, reads: vec![] }).await.unwrap_err();
         assert_eq!(fenced, StateError::Fenced { key });
         let tx = sign(&self.world.alice, 0, &Plan::pay(self.world.carol.address(), 1));
         let local = LocalTx { receipt: receipt(&tx), tx: tx.clone() };
         let block = LocalBlock { txs: vec![local], ..empty(2, digest, 1) };
-        let pinned = self.heard.ask(&self.state.append, Append { block }).await.unwrap_err();
+        let pinned =
+            self.heard.ask(&self.state.append, Append { block, reads: vec![] }).await.unwrap_err();
         assert_eq!(pinned, StateError::Pinned { tx: *tx.hash() });
     }
 
@@ -240,9 +251,33 @@ impl Suite<'_> {
             sources: vec![],
         };
         let mut parts = vec![part(HERE), part(OTHER)];
+        let sender = self.world.alice.address();
+        let fenced =
+            values(&[sender]).into_iter().filter(|(key, _)| *key == StateKey::Basic(sender));
+        parts[0].writes.extend(fenced);
         let end = TxOutcome::Invalid { reason: "on purpose".into() };
         parts[0].outcomes.push((*self.payment().tx.hash(), end));
         GroupResult { group: GROUP, parts }
+    }
+
+    async fn late(&mut self) {
+        let key = StateKey::Slot(self.world.alice.address(), 0, U256::from(1));
+        let ask = |keys| LateAsk { group: GROUP, keys };
+        let write = || ask(KeySet::new([], [key]));
+        let nowhere = LateAsk { group: NOWHERE, ..write() };
+        let late = LeaseLate { from: HERE, asks: vec![write(), nowhere] };
+        let reply = self.heard.ask(&self.state.lease_late, late).await.unwrap();
+        assert_eq!(reply.leases[0].writes, vec![(key, key.absent())]);
+        assert_eq!(reply.leases[1].refused, vec![key]);
+        assert_eq!(reply.refused, vec![Refusal::GroupNotOpen { group: NOWHERE }]);
+        // It is fenced from now on. To ask again changes nothing; to ask for another's group does not help.
+        let late = LeaseLate { from: HERE, asks: vec![write()] };
+        let again = self.heard.ask(&self.state.lease_late, late).await.unwrap();
+        assert_eq!(again.leases[0], reply.leases[0]);
+        let late = LeaseLate { from: OTHER, asks: vec![ask(KeySet::new([key], []))] };
+        let other = self.heard.ask(&self.state.lease_late, late).await.unwrap();
+        let refused = Refusal::NotExecutor { group: GROUP, found: OTHER, expected: HERE };
+        assert_eq!(other.refused, vec![refused]);
     }
 
     /// Returns this shard's part.
@@ -285,6 +320,7 @@ impl Suite<'_> {
             with(&|part| part.executor = OTHER),
             PartMessage { manifest: vec![], ..good.clone() },
             with(&|part| part.writes.push((stranger, stranger.absent()))),
+            with(&|part| part.writes.clear()),
             with(&|part| part.outcomes.clear()),
             good.clone(),
         ];
@@ -297,6 +333,7 @@ impl Suite<'_> {
             Some(Refusal::NotExecutor { group, found: OTHER, expected: HERE }),
             Some(Refusal::ManifestMismatch { group }),
             Some(Refusal::OutsideFence { group, key: stranger }),
+            Some(Refusal::LacksFenced { group, key: StateKey::Basic(self.world.alice.address()) }),
             Some(Refusal::OtherResult { group }),
             None,
         ];
@@ -307,7 +344,9 @@ impl Suite<'_> {
     async fn a_group_ends(&mut self, first: &BeaconBlock, message: &PartMessage) -> BeaconBlock {
         let decide = |digest| {
             let mut block = after(first);
-            block.decisions.push(Decision { group: GROUP, verdict: Verdict::Commit(digest) });
+            block
+                .decisions
+                .push(Decision { group: GROUP, verdict: Verdict::Commit { digest, late: vec![] } });
             block
         };
         let other = self.cut(decide(B256::ZERO)).await;

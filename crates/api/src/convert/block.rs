@@ -2,12 +2,12 @@
 
 use atoll_fabric::Malformed;
 use atoll_types::{
-    Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, GroupId, LocalBlock, LocalTx,
-    PlannedGroup, Verdict,
+    AbortCause, Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, GroupId, LocalBlock,
+    LocalTx, PlannedGroup, Verdict,
 };
 use atoll_wire::v1::{self as wire, decision};
 
-use super::{Proto, messages, plain, required};
+use super::{Proto, list, messages, plain, required};
 
 messages! {
     GroupId => GroupId { round: plain, index: plain }
@@ -31,26 +31,50 @@ messages! {
     }
 }
 
+impl Proto<decision::Abort> for AbortCause {
+    fn into_wire(self) -> decision::Abort {
+        use decision::{Dependant, Missing, Silent, abort::Cause};
+        let cause = match self {
+            Self::Missing(shards) => Cause::Missing(Missing { shards: list::encode(shards) }),
+            Self::Silent => Cause::Silent(Silent {}),
+            Self::Dependant => Cause::Dependant(Dependant {}),
+        };
+        decision::Abort { cause: Some(cause) }
+    }
+
+    fn from_wire(wire: decision::Abort) -> Result<Self, Malformed> {
+        use decision::abort::Cause;
+        Ok(match required::present(wire.cause, "cause")? {
+            Cause::Missing(missing) => {
+                Self::Missing(list::decode(missing.shards, "missing.shards")?)
+            }
+            Cause::Silent(_) => Self::Silent,
+            Cause::Dependant(_) => Self::Dependant,
+        })
+    }
+}
+
 impl Proto<wire::Decision> for Decision {
     fn into_wire(self) -> wire::Decision {
-        wire::Decision {
-            group: required::encode(self.group),
-            verdict: Some(match self.verdict {
-                Verdict::Commit(digest) => decision::Verdict::Commit(digest.into_wire()),
-                Verdict::Abort => decision::Verdict::Abort(decision::Abort {}),
+        let verdict = match self.verdict {
+            Verdict::Commit { digest, late } => decision::Verdict::Commit(decision::Commit {
+                digest: digest.into_wire(),
+                late: list::encode(late),
             }),
-        }
+            Verdict::Abort(cause) => decision::Verdict::Abort(cause.into_wire()),
+        };
+        wire::Decision { group: required::encode(self.group), verdict: Some(verdict) }
     }
 
     fn from_wire(wire: wire::Decision) -> Result<Self, Malformed> {
-        Ok(Self {
-            group: required::decode(wire.group, "group")?,
-            verdict: match required::present(wire.verdict, "verdict")? {
-                decision::Verdict::Commit(digest) => {
-                    Verdict::Commit(plain::decode(digest, "commit")?)
-                }
-                decision::Verdict::Abort(_) => Verdict::Abort,
+        let group = required::decode(wire.group, "group")?;
+        let verdict = match required::present(wire.verdict, "verdict")? {
+            decision::Verdict::Commit(commit) => Verdict::Commit {
+                digest: plain::decode(commit.digest, "commit.digest")?,
+                late: list::decode(commit.late, "commit.late")?,
             },
-        })
+            decision::Verdict::Abort(abort) => Verdict::Abort(plain::decode(abort, "abort")?),
+        };
+        Ok(Self { group, verdict })
     }
 }

@@ -2,20 +2,26 @@
 
 use atoll_fabric::Malformed;
 use atoll_types::{
-    Anchor, B256, Credit, CreditKind, GroupAck, GroupResult, InFlight, Lease, Part, PartMessage,
-    Settlement, ShardId, TxOutcome,
+    Anchor, B256, Credit, CreditKind, Flight, GroupDigest, GroupResult, InFlight, LateAsk,
+    LateLease, Lease, Part, PartMessage, Settlement, ShardId, TxOutcome, Want,
 };
 use atoll_wire::v1::{self as wire, credit, tx_outcome};
 
 use super::{Proto, messages, plain, required};
 
 messages! {
-    InFlight => InFlight { key: required, group: required }
+    InFlight => InFlight { key: required, group: required, executor: plain }
+    Want => Want { source: required, to: required, keys: small_list }
+    Flight => Flight { source: required, digest: plain, to: required, values: small_list }
+    LateAsk => LateAsk { group: required, keys: required }
+    LateLease => LateLease {
+        group: required, from: plain, reads: small_list, writes: small_list, refused: small_list,
+    }
     Lease => Lease {
         chain_id: plain, epoch: plain, group: required, from: plain, values: small_list,
-        in_flight: small_list, bodies: list,
+        in_flight: small_list, credits: small_list, bodies: list,
     }
-    GroupAck => GroupAck { group: required, digest: plain }
+    GroupDigest => GroupDigest { group: required, digest: plain }
     Part => Part {
         chain_id: plain, epoch: plain, group: required, executor: plain, owner: plain,
         writes: small_list, codes: codes, receipts: list, outcomes: list, fees: plain,
@@ -24,8 +30,8 @@ messages! {
     GroupResult => GroupResult { group: required, parts: list }
     PartMessage => PartMessage { part: required, manifest: list }
     Anchor => Anchor {
-        shard: plain, head: plain, cut: plain, digest: plain, gas_used: plain, acks: small_list,
-        credits_sent: list, credits_received: list, grants: plain,
+        shard: plain, head: plain, cut: plain, digest: plain, gas_used: plain, acks: acks,
+        credits_sent: list, credits_received: list,
     }
     Settlement => Settlement {
         by: plain, from: plain, up_to: plain, returned_up_to: plain, cut: plain,

@@ -1,8 +1,11 @@
 //! Requests and replies of `executor`.
 
+use atoll_meter::WorkDone;
+
 use super::{messages, variants};
 use crate::executor::{
-    CodeWanted, Debit, GroupRun, Predict, PredictReply, Prediction, RunGroups, RunGroupsReply,
+    CodeWanted, Debit, ExecutorStats, ExecutorStatsReply, GroupRun, Predict, PredictReply,
+    Prediction, RunGroups, RunGroupsReply,
 };
 
 messages! {
@@ -13,8 +16,14 @@ messages! {
     RunGroups => RunGroupsRequest { groups: list }
     GroupRun => GroupRun {
         group: required, env: required, epoch: plain, txs: list, values: small_list,
+        late_writes: small_list, refused: small_list,
     }
-    RunGroupsReply => RunGroupsResponse { results: list }
+    RunGroupsReply => RunGroupsResponse { results: list, lacking: list }
+    ExecutorStats => ExecutorStatsRequest {}
+    ExecutorStatsReply => ExecutorStatsResponse {
+        local: required, groups: required, predictions: required, wrong: plain,
+    }
+    WorkDone => Work { batches: plain, items: plain, cpu_ns: plain }
 }
 
 variants! {

@@ -14,6 +14,8 @@ variants! {
         not_executor: NotExecutor { group: required, found: plain, expected: plain }
         not_for_this_shard: NotForThisShard { group: required, found: plain, expected: plain }
         outside_fence: OutsideFence { group: required, key: required }
+        lacks_fenced: LacksFenced { group: required, key: required }
+        not_late: NotLate { group: required, key: required, why: plain }
         manifest_mismatch: ManifestMismatch { group: required }
         other_result: OtherResult { group: required }
         credit_gap: CreditGap { from: plain, found: plain, newest: plain }

@@ -6,16 +6,16 @@ use atoll_wire::v1::{self as wire, feed_event, tx_status};
 use super::{Proto, messages, optional, plain, required, small_list};
 use crate::state::{
     AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, DroppedTx, Ended, Feed,
-    FeedEvent, FeedReply, GroupToRun, LeaseOut, Lookup, LookupReply, Outbox, OutboxReply, PutCodes,
-    Read, ReadReply, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply,
-    SenderTx, Settle, Share, ShareReply, StoreResults, StoreResultsReply, Sync, SyncReply,
-    TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
+    FeedEvent, FeedReply, GroupToRun, LeaseLate, LeaseLateReply, LeaseOut, Lookup, LookupReply,
+    Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiptEvent,
+    ReceiveCredits, ReceiveCreditsReply, SenderTx, Settle, Share, ShareReply, StoreResults,
+    StoreResultsReply, Sync, SyncReply, TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
 };
 
 messages! {
     Read => ReadRequest { keys: small_list, codes: list, at: optional, min_cut: plain }
     ReadReply => ReadResponse { values: small_list, codes: list, cut: plain, head: plain }
-    Append => AppendRequest { block: required }
+    Append => AppendRequest { block: required, reads: small_list }
     Tip => Tip { head: plain, cut: plain, digest: plain }
     Cut => CutRequest { block: required }
     CutReply => CutResponse {
@@ -41,6 +41,8 @@ messages! {
     Settle => SettleRequest { settlement: required }
     Recall => RecallRequest { leases: list, results: list, owner: plain }
     RecallReply => RecallResponse { leases: list, parts: list }
+    LeaseLate => LeaseLateRequest { from: plain, asks: list }
+    LeaseLateReply => LeaseLateResponse { leases: list, refused: list }
     PutCodes => PutCodesRequest { codes: codes }
     Watch => WatchRequest { version: plain, credits_after: list, wait_ms: plain }
     WatchReply => WatchResponse { version: plain, anchor: required, credits: small_list }

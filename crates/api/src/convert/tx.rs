@@ -10,7 +10,7 @@ messages! {
     TxRef => TxRef { hash: plain, attempt: plain }
     SharedTx => SharedTx {
         tx: required, origin: plain, attempt: plain, wrong: plain, keys: required,
-        last_valid_round: plain,
+        last_valid_round: plain, absences: plain, silences: plain,
     }
 }
 

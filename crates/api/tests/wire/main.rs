@@ -29,11 +29,11 @@ macro_rules! every_request {
     ($check:ident($($argument:expr),*)) => {
         every_request!(@ $check ($($argument),*)
             mempool: Submit Take Report Status;
-            executor: Predict Debit RunGroups;
+            executor: Predict Debit RunGroups ExecutorStats;
             state: Read Append Cut Outbox Share Withdraw TellDropped StoreResults AcceptParts ReceiveCredits
-                Settle Recall PutCodes Watch Sync Lookup Feed;
-            router: Escalate Deliver Fetch;
-            beacon: Announce Blocks Head;
+                Settle Recall LeaseLate PutCodes Watch Sync Lookup Feed;
+            router: Escalate Deliver Fetch RouterStats;
+            beacon: Announce Blocks Head BeaconStats;
         )
     };
     (@ $check:ident $arguments:tt $($service:ident: $($request:ident)*;)*) => {

@@ -67,7 +67,7 @@ fn lists_have_a_longest_length() {
 
 #[test]
 fn what_is_required_has_to_be_there() {
-    let append = wire::AppendRequest { block: None };
+    let append = wire::AppendRequest { block: None, reads: Vec::new() };
     assert_eq!(blamed(Append::from_wire(append)), "block");
 
     let cut = wire::CutRequest {

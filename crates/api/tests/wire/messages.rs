@@ -1,6 +1,8 @@
 //! Random requests and replies.
 
 use atoll_api::{beacon::*, executor::*, mempool::*, router::*, state::*};
+use atoll_fabric::Traffic;
+use atoll_meter::WorkDone;
 
 use crate::random::{enums, structs};
 
@@ -19,24 +21,36 @@ structs! {
     CodeWanted { hash, account }
     Debit { txs }
     RunGroups { groups }
-    GroupRun { group, env, epoch, txs, values }
-    RunGroupsReply { results }
+    GroupRun { group, env, epoch, txs, values, late_writes, refused }
+    RunGroupsReply { results, lacking }
+    ExecutorStats {}
+    ExecutorStatsReply { local, groups, predictions, wrong }
+    WorkDone { batches, items, cpu_ns }
 
     Escalate { txs }
-    Deliver { chain_id, epoch, from, to, shared, leases, parts, credits, settlements }
+    Deliver { chain_id, epoch, from, to, shared, leases, parts, credits, settlements, wants, flights }
     DeliverReply { shared_refused, parts_refused, credits_received }
-    Fetch { from, keys, codes, leases, results }
-    FetchReply { values, codes, leases, parts }
+    Fetch { from, keys, codes, leases, results, late }
+    FetchReply { values, codes, leases, parts, late }
+    RouterStats {}
+    RouterStatsReply {
+        deliver, fetch, announce, blocks, escalated, credits, intents, flights, late_asks,
+        late_refused, refused,
+    }
+    Traffic { requests, request_bytes, replies, reply_bytes }
 
-    Announce { from, intents, anchor }
+    Announce { from, intents, anchor, earlier_acks }
+    AnnounceReply { whole }
     Blocks { after, max, wait_ms }
     BlocksReply { blocks }
     Head {}
     HeadReply { block, intents_waiting, groups_open }
+    BeaconStats {}
+    BeaconStatsReply { blocks, intents, groups, txs, commits, aborts, cpu_ns, refused }
 
     Read { keys, codes, at, min_cut }
     ReadReply { values, codes, cut, head }
-    Append { block }
+    Append { block, reads }
     Tip { head, cut, digest }
     Cut { block }
     CutReply { cut, run, leases, returned, settlements }
@@ -58,6 +72,8 @@ structs! {
     Settle { settlement }
     Recall { leases, results, owner }
     RecallReply { leases, parts }
+    LeaseLate { from, asks }
+    LeaseLateReply { leases, refused }
     PutCodes { codes }
     Watch { version, credits_after, wait_ms }
     WatchReply { version, anchor, credits }

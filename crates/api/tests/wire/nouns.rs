@@ -10,7 +10,7 @@ structs! {
     CodeRef { hash, incarnation }
     TxRef { hash, attempt }
     GroupId { round, index }
-    SharedTx { tx, origin, attempt, wrong, keys, last_valid_round }
+    SharedTx { tx, origin, attempt, wrong, absences, silences, keys, last_valid_round }
     Executed { status, gas_used, effective_gas_price, logs, contract, output }
     Receipt { tx, sender, nonce, to, executed, kind, shards, round, index, block }
     BlockEnv { chain_id, number, timestamp, randomness, base_fee, coinbase, gas_limit }
@@ -23,24 +23,30 @@ structs! {
     }
     LocalTx { tx, receipt }
     LocalBlock { shard, number, parent, round, txs, writes, codes, credits, fees, burned }
-    InFlight { key, group }
-    Lease { chain_id, epoch, group, from, values, in_flight, bodies }
-    GroupAck { group, digest }
+    InFlight { key, group, executor }
+    Lease { chain_id, epoch, group, from, values, in_flight, credits, bodies }
+    Want { source, to, keys }
+    Flight { source, digest, to, values }
+    LateAsk { group, keys }
+    LateLease { group, from, reads, writes, refused }
+    GroupDigest { group, digest }
+    GroupAck { group, digest, sources, late }
     Part {
         chain_id, epoch, group, executor, owner, writes, codes, receipts, outcomes, fees, burned,
         sources,
     }
     GroupResult { group, parts }
     PartMessage { part, manifest }
-    Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received, grants }
+    Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received }
     Credit { from, to, seq, account, payer, amount, kind }
     Settlement { by, from, up_to, returned_up_to, cut }
     ShardKeys { shard, reads, writes }
-    Intent { tx, origin, sender, nonce, gas_limit, last_valid_round, keys }
+    Intent { tx, origin, sender, nonce, gas_limit, last_valid_round, halvings, keys }
 }
 
 enums! {
-    Verdict { Commit { 0 } Abort {} }
+    Verdict { Commit { digest, late } Abort { 0 } }
+    AbortCause { Missing { 0 } Silent {} Dependant {} }
     ReceiptKind { Local {} Credit {} Group { 0 } }
     Finality { Executed {} Final {} }
     StateKey { Basic { 0 } Code { 0 } Slot { 0, 1, 2 } }
@@ -54,6 +60,8 @@ enums! {
         NotExecutor { group, found, expected }
         NotForThisShard { group, found, expected }
         OutsideFence { group, key }
+        LacksFenced { group, key }
+        NotLate { group, key, why }
         ManifestMismatch { group }
         OtherResult { group }
         CreditGap { from, found, newest }
@@ -103,6 +111,7 @@ macro_rules! pairs {
 }
 
 pairs! {
+    String, u64;
     ShardId, u64;
     ShardId, B256;
     B256, TxOutcome;

@@ -1,10 +1,14 @@
 //! Credits: value on its way between shards, exactly once by (source, receiver, sequence).
 
+use std::collections::BTreeMap;
+
 use atoll_types::{
     Credit, CreditKind, Receipt, Refusal, Settlement, ShardId, StateKey, StateValue, U256,
 };
 
-use super::{Checked, EpochWrite, Incoming, Owner, Sent, cut::Cells};
+use crate::planted::Planted;
+
+use super::{Checked, CutEffects, EpochWrite, Incoming, Owner, Sent, cut::Cells};
 
 impl Owner {
     /// Gives a credit its number and keeps it until it is settled.
@@ -109,11 +113,22 @@ impl Owner {
         ended
     }
 
+    /// Credits that are due and not in their accounts: those that wait for the end of a fence, and
+    /// those that travel with a lease.
+    pub(super) fn due_and_waiting(&self) -> impl Iterator<Item = &Credit> {
+        let travelling = self.groups.values().flat_map(|group| &group.lease.credits);
+        self.undelivered.values().flatten().chain(travelling)
+    }
+
     /// What this shard can tell each other one about the credits that it sent here.
     pub fn settlements(&self) -> Vec<Settlement> {
+        let mut oldest: BTreeMap<ShardId, u64> = BTreeMap::new();
+        for credit in self.due_and_waiting() {
+            let seq = oldest.entry(credit.from).or_insert(credit.seq);
+            *seq = credit.seq.min(*seq);
+        }
         let settle = |(from, incoming): (&ShardId, &Incoming)| {
-            let waiting = self.undelivered.iter().filter(|credit| credit.from == *from);
-            let up_to = waiting.map(|credit| credit.seq - 1).fold(incoming.due, u64::min);
+            let up_to = oldest.get(from).map_or(incoming.due, |seq| incoming.due.min(seq - 1));
             let returned_up_to = self.outgoing.get(from).map_or(0, |outgoing| outgoing.newest);
             let by = self.config.shard;
             Settlement { by, from: *from, up_to, returned_up_to, cut: self.cut }
@@ -123,22 +138,56 @@ impl Owner {
     }
 
     /// Deposits every credit that is due and whose account is not fenced, at cut `cut`.
-    pub(super) fn deposit_due(&mut self, due: Vec<Credit>, cut: u64, cells: &mut Cells<'_>) {
-        let mut later = Vec::new();
-        for credit in std::mem::take(&mut self.undelivered).into_iter().chain(due) {
-            let keys = [StateKey::Basic(credit.account), StateKey::Code(credit.account)];
-            if keys.iter().any(|key| self.fences.contains_key(key)) {
-                later.push(credit);
-                continue;
-            }
+    pub(super) fn deposit_due(
+        &mut self,
+        due: Vec<Credit>,
+        cut: u64,
+        cells: &mut Cells<'_>,
+        effects: &mut CutEffects,
+    ) {
+        let waiting = std::mem::take(&mut self.undelivered);
+        for credit in waiting.into_values().flatten().chain(due) {
+            let [basic, code] = [StateKey::Basic(credit.account), StateKey::Code(credit.account)];
             let payment = matches!(credit.kind, CreditKind::Payment { .. });
-            if payment && cells.read(&keys[1]).code().hash != atoll_types::KECCAK_EMPTY {
+            let code_may_change = payment && self.fences.contains(&code);
+            effects.deposits.extend([basic, code]);
+            if payment && !code_may_change && has_code(&cells.read(&code)) {
                 self.send_back(&credit);
+            } else if code_may_change || self.fences.contains(&basic) {
+                self.undelivered.entry(credit.account).or_default().push(credit);
             } else {
-                deposit(&keys[0], credit.amount, cut, cells);
+                deposit(&basic, credit.amount, cut, cells);
+                if self.bug.is(Planted::DepositTwice) {
+                    deposit(&basic, credit.amount, cut, cells);
+                }
             }
         }
-        self.undelivered = later;
+    }
+
+    /// Credits that can travel with a lease: its group writes their account, whose balance is in
+    /// flight, and nothing else may change whether the account has code.
+    pub(super) fn travelling(&mut self, in_flight: &[StateKey]) -> Vec<Credit> {
+        let mut credits = Vec::new();
+        for key in in_flight {
+            let StateKey::Basic(account) = key else { continue };
+            let code_may_change = self.fences.contains(&StateKey::Code(*account));
+            let Some(waiting) = self.undelivered.get_mut(account) else { continue };
+            let travels = |credit: &mut Credit| {
+                !code_may_change || !matches!(credit.kind, CreditKind::Payment { .. })
+            };
+            credits.extend(waiting.extract_if(.., travels));
+            if waiting.is_empty() {
+                self.undelivered.remove(account);
+            }
+        }
+        credits
+    }
+
+    /// Credits whose group was aborted wait as before.
+    pub(super) fn wait_again(&mut self, credits: Vec<Credit>) {
+        for credit in credits.into_iter().filter(|_| !self.bug.is(Planted::LoseTravelling)) {
+            self.undelivered.entry(credit.account).or_default().push(credit);
+        }
     }
 
     /// The receiver has code: running it is not what a payment does, so the value goes back.
@@ -146,6 +195,9 @@ impl Owner {
         let CreditKind::Payment { tx } = credit.kind else {
             return;
         };
+        if self.bug.is(Planted::LoseReturned) {
+            return;
+        }
         let back = Credit {
             to: credit.from,
             account: credit.payer,
@@ -174,6 +226,10 @@ impl Owner {
         self.send(credit, None);
         None
     }
+}
+
+fn has_code(value: &StateValue) -> bool {
+    value.code().hash != atoll_types::KECCAK_EMPTY
 }
 
 fn deposit(key: &StateKey, amount: U256, cut: u64, cells: &mut Cells<'_>) {

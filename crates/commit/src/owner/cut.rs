@@ -3,11 +3,25 @@
 use std::collections::{BTreeSet, HashMap};
 
 use atoll_types::{
-    B256, BeaconBlock, CreditsDue, Decision, KeySet, Lease, Part, PlannedGroup, Receipt, SharedTx,
-    StateKey, StateValue, TxOutcome, TxRef, Verdict, digest,
+    AbortCause, B256, BeaconBlock, CreditsDue, Decision, KeySet, Part, PlannedGroup, Receipt,
+    SharedTx, StateKey, StateValue, TxOutcome, TxRef, Verdict, digest,
 };
 
-use super::{Codes, EpochWrite, Group, Owner, OwnerError, Phase};
+use crate::planted::Planted;
+
+use super::{Codes, EpochWrite, Owner, OwnerError, Phase};
+
+/// Binary logarithm of the most cuts for which a transaction stays away that touches a missing shard.
+const MAX_BACKOFF: u32 = 8;
+
+/// Why an attempt had no effect.
+enum Failed<'a> {
+    /// It used these keys beyond its own.
+    Wrong(KeySet),
+    Aborted(&'a AbortCause),
+    /// Nothing that says anything about the next attempt.
+    Otherwise,
+}
 
 /// What a cut did, for the caller to carry out.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +43,8 @@ pub struct CutEffects {
     pub fenced: Vec<StateKey>,
     /// Keys that they may touch again.
     pub unfenced: Vec<StateKey>,
+    /// Keys that deposits have read or written, in the order of their epoch: that before the cut.
+    pub deposits: Vec<StateKey>,
     /// Number of this shard's newest block that the beacon has anchored.
     pub anchored: Option<u64>,
     /// Plans that could not be leased to because data was missing: the beacon broke a rule.
@@ -64,9 +80,14 @@ impl Owner {
             return Err(OwnerError::OtherChain(number));
         }
         for Decision { group, verdict } in &block.decisions {
-            let (Some(open), Verdict::Commit(digest)) = (self.groups.get(group), verdict) else {
+            let (Some(open), Verdict::Commit { digest, late }) = (self.groups.get(group), verdict)
+            else {
                 continue;
             };
+            let here = self.config.shard;
+            if !open.plan.owners.contains(&here) && !late.contains(&here) {
+                continue;
+            }
             if open.part.as_ref().is_none_or(|(_, held)| held != digest) {
                 let what = format!("its part of group {group} with digest {digest}");
                 return Err(OwnerError::NotHeld { number, what });
@@ -96,11 +117,12 @@ impl Owner {
         }
         let mut due = self.take_due(&block.credits);
         due.extend(self.pay_fees());
-        self.deposit_due(due, number, &mut cells);
+        self.deposit_due(due, number, &mut cells, &mut effects);
         for tx in &block.dropped {
             self.drop_expired(tx, number, &mut effects);
         }
         self.cut = number;
+        self.bring_back(&mut effects);
         self.beacon = block.hash();
         self.env = block.env;
         for group in &block.plan {
@@ -120,7 +142,7 @@ impl Owner {
     ) {
         let mine = |anchored: &&atoll_types::Anchored| anchored.shard == self.config.shard;
         effects.anchored = block.anchors.iter().find(mine).map(|anchored| anchored.head);
-        effects.unfenced = freed.into_iter().filter(|key| !self.fences.contains_key(key)).collect();
+        effects.unfenced = freed.into_iter().filter(|key| !self.fences.contains(key)).collect();
         effects.writes = cells.writes;
         let writes: Vec<_> = effects.writes.iter().map(|w| (w.key, w.value)).collect();
         self.digest = digest("atoll/cut", &(self.digest, self.beacon, writes));
@@ -133,26 +155,39 @@ impl Owner {
         effects: &mut CutEffects,
         freed: &mut BTreeSet<StateKey>,
     ) {
-        let Some(group) = self.groups.remove(&decision.group) else {
+        let id = decision.group;
+        self.others.remove(&id);
+        let Some(group) = self.groups.remove(&id) else {
             return;
         };
-        for key in &group.keys.writes {
-            if self.fences.get(key) == Some(&decision.group) {
-                self.fences.remove(key);
+        match (&decision.verdict, group.part) {
+            (Verdict::Commit { late, .. }, Some((message, _)))
+                if group.plan.owners.contains(&self.config.shard)
+                    || late.contains(&self.config.shard) =>
+            {
+                if self.bug.is(Planted::DecideTwice) {
+                    self.commit(&group.plan, message.part.clone(), cells, effects);
+                }
+                self.commit(&group.plan, message.part, cells, effects);
+            }
+            // A late lease that the result made no use of: `check_cut` has refused a commit without
+            // the part of an owner.
+            (Verdict::Commit { .. }, _) => {}
+            (Verdict::Abort(cause), _) => {
+                for tx in &group.plan.txs {
+                    self.come_back(tx, Failed::Aborted(cause), effects);
+                }
+                self.wait_again(group.lease.credits);
+            }
+        }
+        let keeps =
+            self.bug.is(Planted::KeepFence) && matches!(decision.verdict, Verdict::Abort(_));
+        for key in group.keys.writes.iter().filter(|_| !keeps) {
+            if self.fences.remove(key, id) {
                 freed.insert(*key);
             }
         }
-        match (decision.verdict, group.part) {
-            (Verdict::Commit(_), Some((message, _))) => {
-                self.commit(&group.plan, message.part, cells, effects);
-            }
-            // `check_cut` has refused a commit without its part.
-            (Verdict::Commit(_), None) | (Verdict::Abort, _) => {
-                for tx in &group.plan.txs {
-                    self.come_back(&tx.hash, tx.attempt, None, effects);
-                }
-            }
-        }
+        self.land(id, cells);
     }
 
     fn commit(
@@ -163,7 +198,9 @@ impl Owner {
         effects: &mut CutEffects,
     ) {
         for (key, value) in part.writes {
-            cells.write(EpochWrite { key, value, epoch: plan.id.round });
+            if cells.read(&key) != value {
+                cells.write(EpochWrite { key, value, epoch: plan.id.round });
+            }
         }
         effects.codes.extend(part.codes);
         self.fees += part.fees;
@@ -185,40 +222,61 @@ impl Owner {
                 Some(TxOutcome::Invalid { reason }) => {
                     effects.dropped.extend(self.forget(&tx.hash).map(|shared| (shared, reason)));
                 }
-                Some(TxOutcome::Behind) => self.come_back(&tx.hash, tx.attempt, None, effects),
+                Some(TxOutcome::Behind) => self.come_back(tx, Failed::Otherwise, effects),
                 Some(TxOutcome::Wrong { missing }) => {
-                    self.come_back(&tx.hash, tx.attempt, Some(missing), effects);
+                    self.come_back(tx, Failed::Wrong(missing), effects);
                 }
             }
         }
     }
 
-    /// An attempt ended without effect. An own transaction waits to be predicted again, with the
-    /// keys that were missing; another shard's is forgotten: it will be shared again.
-    fn come_back(
-        &mut self,
-        hash: &B256,
-        attempt: u32,
-        missing: Option<KeySet>,
-        effects: &mut CutEffects,
-    ) {
-        let Some(shared) = self.shared.get_mut(hash) else {
+    /// An attempt ended without effect. An own transaction waits to be predicted again; another
+    /// shard's is forgotten: it will be shared again.
+    fn come_back(&mut self, tx: &TxRef, failed: Failed<'_>, effects: &mut CutEffects) {
+        let Some(shared) = self.shared.get_mut(&tx.hash) else {
             return;
         };
-        if shared.tx.attempt != attempt {
+        if shared.tx.attempt != tx.attempt {
             return;
         }
         if shared.tx.origin != self.config.shard {
-            self.shared.remove(hash);
+            self.shared.remove(&tx.hash);
             return;
         }
-        shared.phase = Phase::Returned;
+        // Decisions of a cut are handled before it counts as passed.
+        let now = self.cut + 1;
+        let mut from = now;
         shared.tx.attempt += 1;
-        if let Some(missing) = missing {
-            shared.tx.wrong += 1;
-            shared.tx.keys = shared.tx.keys.union(&missing);
+        match failed {
+            Failed::Wrong(missing) => {
+                shared.tx.wrong += 1;
+                shared.tx.keys = shared.tx.keys.union(&missing);
+            }
+            Failed::Aborted(AbortCause::Missing(missing)) => {
+                let owners = shared.tx.keys.owners(&self.config.placement);
+                if owners.iter().any(|owner| missing.contains(owner)) {
+                    shared.tx.absences += 1;
+                    from += 1 << shared.tx.absences.min(MAX_BACKOFF);
+                }
+            }
+            Failed::Aborted(AbortCause::Silent) => shared.tx.silences += 1,
+            Failed::Aborted(AbortCause::Dependant) | Failed::Otherwise => {}
         }
-        effects.returned.push(shared.tx.clone());
+        shared.phase = Phase::Returned { from };
+        if from == now {
+            effects.returned.push(shared.tx.clone());
+        } else {
+            self.delayed.entry(from).or_default().push(tx.hash);
+        }
+    }
+
+    /// Own transactions that have stayed away long enough.
+    fn bring_back(&mut self, effects: &mut CutEffects) {
+        let later = self.delayed.split_off(&(self.cut + 1));
+        for hash in std::mem::replace(&mut self.delayed, later).into_values().flatten() {
+            let waits = |s: &&super::Shared| matches!(s.phase, Phase::Returned { from } if from <= self.cut);
+            effects.returned.extend(self.shared.get(&hash).filter(waits).map(|s| s.tx.clone()));
+        }
     }
 
     fn take_due(&mut self, due: &[CreditsDue]) -> Vec<atoll_types::Credit> {
@@ -233,66 +291,12 @@ impl Owner {
         credits
     }
 
-    fn open_group(&mut self, plan: &PlannedGroup, cells: &Cells<'_>, effects: &mut CutEffects) {
-        let here = self.config.shard;
-        if !plan.owners.contains(&here) {
-            return;
-        }
-        let txs: Vec<SharedTx> = self.bodies(plan).cloned().collect();
-        let mine = |key: &&StateKey| self.config.placement.owner_of(key) == here;
-        let reads = txs.iter().flat_map(|tx| tx.keys.reads.iter().filter(mine));
-        let writes = txs.iter().flat_map(|tx| tx.keys.writes.iter().filter(mine));
-        let keys = KeySet::new(reads.copied(), writes.copied());
-        if let Some(key) = keys.all().find(|key| self.fences.contains_key(key)) {
-            effects.violations.push(format!("group {} uses {key:?}, which is fenced", plan.id));
-            return self.cannot_open(plan, effects);
-        }
-        let mut values: Vec<_> = keys.all().map(|key| (*key, cells.read(key))).collect();
-        values.sort_unstable_by_key(|(key, _)| *key);
-        for tx in &plan.txs {
-            // A shard that is behind may hold the next attempt already: the group was aborted
-            // since, and what it does here until that cut has no effect.
-            let held = self.shared.get_mut(&tx.hash);
-            if let Some(shared) = held.filter(|held| held.tx.attempt == tx.attempt) {
-                shared.phase = Phase::Planned(plan.id);
-            }
-        }
-        for key in &keys.writes {
-            self.fences.insert(*key, plan.id);
-            effects.fenced.push(*key);
-        }
-        let lease = Lease {
-            chain_id: self.config.chain_id,
-            epoch: self.config.placement.epoch,
-            group: plan.id,
-            from: here,
-            values,
-            in_flight: Vec::new(),
-            bodies: self.bodies_for_executor(plan, txs),
-        };
-        let (env, plan) = (self.env, plan.clone());
-        effects.opened.push(plan.clone());
-        let group = Group { plan, env, keys, lease, result: None, part: None };
-        self.groups.insert(group.plan.id, group);
-    }
-
     /// Without this owner's acknowledgement the group can only be aborted, and nothing here will
     /// notice: its transactions come back now.
-    fn cannot_open(&mut self, plan: &PlannedGroup, effects: &mut CutEffects) {
+    pub(super) fn cannot_open(&mut self, plan: &PlannedGroup, effects: &mut CutEffects) {
         for tx in &plan.txs {
-            self.come_back(&tx.hash, tx.attempt, None, effects);
+            self.come_back(tx, Failed::Otherwise, effects);
         }
-    }
-
-    /// What the executor lacks: transactions that do not concern its shard. The lowest-numbered
-    /// owner of each sends it.
-    fn bodies_for_executor(&self, plan: &PlannedGroup, txs: Vec<SharedTx>) -> Vec<SharedTx> {
-        let mut txs = txs;
-        txs.retain(|tx| {
-            let owners = tx.keys.owners(&self.config.placement);
-            owners.first() == Some(&self.config.shard) && !owners.contains(&plan.executor)
-        });
-        txs
     }
 
     /// Drops what the beacon has dropped, unless it began anew since: a shard that is behind may

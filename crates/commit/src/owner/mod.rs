@@ -5,19 +5,26 @@
 
 mod credits;
 mod cut;
+mod fences;
+mod late;
+mod lease;
 mod parts;
 mod share;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use atoll_types::{
     Address, Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, GroupAck, GroupId, KeySet, Lease,
     LocalBlock, PartMessage, Placement, PlannedGroup, Receipt, Refusal, Settlement, ShardId,
-    SharedTx, StateKey, StateValue, U256, digest,
+    SharedTx, StateKey, StateValue, U256, Write, digest,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::planted::{Bug, Planted};
+
 pub use cut::CutEffects;
+use fences::Fences;
+pub use late::Late;
 
 /// What an owner is told once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +72,10 @@ struct Group {
     env: BlockEnv,
     /// Keys of this shard that the group may use.
     keys: KeySet,
+    /// What the executor gets; values in flight become known as their groups are decided.
     lease: Lease,
+    /// Keys leased late to be written, with their values at the group's cut.
+    granted: Vec<Write>,
     /// Every owner's part, if this shard executed the group.
     result: Option<Vec<PartMessage>>,
     /// This shard's part, with the digest of the whole result.
@@ -78,8 +88,10 @@ enum Phase {
     /// Held by all owners or on its way there.
     Shared,
     Planned(GroupId),
-    /// Came back: to be predicted again. Own transactions only.
-    Returned,
+    /// Came back: to be predicted again, once this cut is passed. Own transactions only.
+    Returned {
+        from: u64,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -143,16 +155,26 @@ pub struct Owner {
     fees: U256,
     shared: BTreeMap<B256, Shared>,
     groups: BTreeMap<GroupId, Group>,
-    /// Keys that undecided groups may write. One group a key: others wait at the beacon.
-    fences: HashMap<StateKey, GroupId>,
+    /// Undecided groups that this shard owns nothing of, with their executors.
+    others: BTreeMap<GroupId, ShardId>,
+    /// Keys that undecided groups may write.
+    fences: Fences,
+    /// Newest cut after which a key was leased late.
+    granted_at: u64,
+    /// Groups with values in flight, by the group that these are from.
+    flights: BTreeMap<GroupId, Vec<GroupId>>,
+    /// Own transactions that came back for later, by the cut from which they are predicted again.
+    delayed: BTreeMap<u64, Vec<B256>>,
     /// Senders of own shared transactions.
-    pinned: HashMap<Address, u32>,
+    pinned: BTreeMap<Address, u32>,
     outgoing: BTreeMap<ShardId, Outgoing>,
     /// Payments among them: receiver and sequence number by transaction.
-    paying: HashMap<B256, (ShardId, u64)>,
+    paying: BTreeMap<B256, (ShardId, u64)>,
     incoming: BTreeMap<ShardId, Incoming>,
-    /// Due credits to fenced accounts, oldest first.
-    undelivered: Vec<Credit>,
+    /// Due credits to fenced accounts, oldest first. Those that travel with a lease are there.
+    undelivered: BTreeMap<Address, Vec<Credit>>,
+    #[serde(skip)]
+    bug: Bug,
 }
 
 impl Owner {
@@ -170,13 +192,24 @@ impl Owner {
             fees: U256::ZERO,
             shared: BTreeMap::new(),
             groups: BTreeMap::new(),
-            fences: HashMap::new(),
-            pinned: HashMap::new(),
+            others: BTreeMap::new(),
+            fences: Fences::default(),
+            granted_at: 0,
+            flights: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             outgoing: BTreeMap::new(),
-            paying: HashMap::new(),
+            paying: BTreeMap::new(),
             incoming: BTreeMap::new(),
-            undelivered: Vec::new(),
+            undelivered: BTreeMap::new(),
+            bug: Bug::default(),
         }
+    }
+
+    /// Gives it a bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: Planted) {
+        self.bug.plant(bug);
     }
 
     /// Changes how many transactions may be held before they are ordered.
@@ -225,7 +258,7 @@ impl Owner {
     /// Credits held here and not in an account yet, in wei.
     pub fn held_credits(&self) -> U256 {
         let held = self.incoming.values().flat_map(|incoming| &incoming.held);
-        held.chain(&self.undelivered).map(|credit| credit.amount).sum()
+        held.chain(self.due_and_waiting()).map(|credit| credit.amount).sum()
     }
 
     /// Every credit sent to `to` after `after`, that is not settled, ascending.
@@ -252,19 +285,24 @@ impl Owner {
         own.map(|shared| &shared.tx)
     }
 
+    /// Whether a sender has a transaction across shards under way, and runs nothing locally.
+    pub fn is_pinned(&self, sender: &Address) -> bool {
+        self.pinned.contains_key(sender)
+    }
+
     /// Own transactions that wait for the beacon to plan them.
     pub fn unplanned(&self) -> impl Iterator<Item = &SharedTx> {
-        self.own_in(Phase::Shared)
+        self.own_in(|phase| phase == Phase::Shared)
     }
 
-    /// Own transactions that have to be predicted again.
+    /// Own transactions that have to be predicted again now.
     pub fn returned(&self) -> impl Iterator<Item = &SharedTx> {
-        self.own_in(Phase::Returned)
+        self.own_in(|phase| matches!(phase, Phase::Returned { from } if from <= self.cut))
     }
 
-    fn own_in(&self, phase: Phase) -> impl Iterator<Item = &SharedTx> {
-        let own =
-            move |shared: &&Shared| shared.tx.origin == self.config.shard && shared.phase == phase;
+    fn own_in(&self, is_meant: impl Fn(Phase) -> bool) -> impl Iterator<Item = &SharedTx> {
+        let here = self.config.shard;
+        let own = move |s: &&Shared| s.tx.origin == here && is_meant(s.phase);
         self.shared.values().filter(own).map(|shared| &shared.tx)
     }
 
@@ -277,6 +315,11 @@ impl Owner {
     /// An open group as it was planned.
     pub fn plan(&self, group: GroupId) -> Option<&PlannedGroup> {
         self.groups.get(&group).map(|group| &group.plan)
+    }
+
+    /// The keys of this shard that an open group may use.
+    pub fn keys(&self, group: GroupId) -> Option<&KeySet> {
+        self.groups.get(&group).map(|group| &group.keys)
     }
 
     /// The lease of an open group.
@@ -295,7 +338,7 @@ impl Owner {
         self.groups.values().map(|group| (&group.plan, &group.lease))
     }
 
-    /// Open groups whose part is not here.
+    /// Open groups whose part is not here, and their executors.
     pub fn awaited(&self) -> impl Iterator<Item = &PlannedGroup> {
         self.groups.values().filter(|group| group.part.is_none()).map(|group| &group.plan)
     }
@@ -316,8 +359,15 @@ impl Owner {
     /// What the beacon has to know, as of all inputs so far.
     pub fn anchor(&self) -> Anchor {
         let ack = |(id, group): (&GroupId, &Group)| {
-            let (_, digest) = group.part.as_ref()?;
-            Some(GroupAck { group: *id, digest: *digest })
+            let (message, digest) = group.part.as_ref()?;
+            let mut ack =
+                GroupAck { group: *id, digest: *digest, sources: Vec::new(), late: Vec::new() };
+            if group.plan.executor == self.config.shard {
+                ack.sources.clone_from(&message.part.sources);
+                let owners = message.manifest.iter().map(|(owner, _)| *owner);
+                ack.late = owners.filter(|owner| !group.plan.owners.contains(owner)).collect();
+            }
+            Some(ack)
         };
         Anchor {
             shard: self.config.shard,
@@ -332,12 +382,12 @@ impl Owner {
                 .iter()
                 .map(|(from, inc)| (*from, inc.received))
                 .collect(),
-            grants: 0,
         }
     }
 
-    /// Checks that a local block may be appended, without changing anything.
-    pub fn check_block(&self, block: &LocalBlock) -> Result<(), OwnerError> {
+    /// Checks that a local block may be appended, without changing anything. `reads` are keys that
+    /// its transactions have used and not written.
+    pub fn check_block(&self, block: &LocalBlock, reads: &[StateKey]) -> Result<(), OwnerError> {
         let tip = (self.head + 1, self.digest, self.cut, self.config.shard);
         if (block.number, block.parent, block.round, block.shard) != tip {
             return Err(OwnerError::NotHead {
@@ -354,12 +404,17 @@ impl Owner {
                 let here = self.config.shard;
                 return Err(OwnerError::Foreign { key: *key, owner, here });
             }
-            if self.fences.contains_key(key) {
+            if self.fences.contains(key) {
                 return Err(OwnerError::Fenced(*key));
             }
         }
-        let pinned = |sender: &Address| self.pinned.contains_key(sender);
-        match block.txs.iter().find(|tx| pinned(&tx.tx.sender())) {
+        // Fences of the newest cut are known to whoever builds on it; those of late leases may not be.
+        if self.granted_at == self.cut
+            && let Some(key) = reads.iter().find(|key| self.fences.contains(key))
+        {
+            return Err(OwnerError::Fenced(*key));
+        }
+        match block.txs.iter().find(|tx| self.is_pinned(&tx.tx.sender())) {
             Some(local) => Err(OwnerError::Pinned(*local.tx.hash())),
             None => Ok(()),
         }
@@ -368,6 +423,9 @@ impl Owner {
     /// Takes in a local block that was checked. Its writes are the caller's to apply, with the
     /// newest cut as their epoch. Receipts of payments under way are kept until they have ended.
     pub fn append(&mut self, block: &LocalBlock) {
+        if self.bug.is(Planted::LeaseAfterCut) {
+            self.show_in_leases(&block.writes);
+        }
         self.head = block.number;
         self.digest = digest("atoll/block", &(self.digest, block));
         self.fees += block.fees;

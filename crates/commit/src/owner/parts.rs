@@ -1,6 +1,8 @@
 //! Results: what an executor made of a group, and what an owner checks before it keeps its part.
 
-use atoll_types::{GroupId, Part, PartMessage, Refusal};
+use atoll_types::{GroupId, Part, PartMessage, Refusal, ShardId, StateKey};
+
+use crate::planted::Planted;
 
 use super::{Checked, Owner};
 
@@ -27,15 +29,24 @@ impl Owner {
         if part.executor != expected {
             return Err(Refusal::NotExecutor { group: id, found: part.executor, expected });
         }
-        let owners = message.manifest.iter().map(|(owner, _)| owner);
+        let owners = message.manifest.iter().map(|(owner, _)| *owner);
         let listed = message.manifest.iter().find(|(owner, _)| *owner == here);
-        if !owners.eq(&group.plan.owners) || listed.is_none_or(|(_, hash)| *hash != part.hash()) {
+        let hash_holds =
+            listed.is_some_and(|(_, hash)| *hash == part.hash()) || self.bug.is(Planted::OtherPart);
+        if !covers(owners, &group.plan.owners) || !hash_holds {
             return Err(Refusal::ManifestMismatch { group: id });
         }
         for (key, value) in &part.writes {
             if group.keys.writes.binary_search(key).is_err() || !key.holds(value) {
                 return Err(Refusal::OutsideFence { group: id, key: *key });
             }
+        }
+        let written = |key: &StateKey| part.writes.binary_search_by_key(key, |(k, _)| *k).is_ok();
+        // An executor that has started again may do without a key that it was leased late.
+        let granted = |key: &StateKey| group.granted.iter().any(|(granted, _)| granted == key);
+        let lacking = |key: &&StateKey| !written(key) && !granted(key);
+        if let Some(key) = group.keys.writes.iter().find(lacking) {
+            return Err(Refusal::LacksFenced { group: id, key: *key });
         }
         if let Some((_, held)) = &group.part {
             let same = *held == message.digest();
@@ -65,8 +76,8 @@ impl Owner {
             return Err(Refusal::NotExecutor { group: id, found, expected });
         }
         let fits = |part: &Part| part.group == id && part.executor == expected;
-        let owners = parts.iter().map(|part| &part.owner);
-        if !parts.iter().all(fits) || !owners.eq(&group.plan.owners) {
+        let owners = parts.iter().map(|part| part.owner);
+        if !parts.iter().all(fits) || !covers(owners, &group.plan.owners) {
             return Err(Refusal::Malformed { what: format!("result is not one of group {id}") });
         }
         Ok(())
@@ -83,8 +94,14 @@ impl Owner {
         }
         let manifest: Vec<_> = parts.iter().map(|part| (part.owner, part.hash())).collect();
         let message = |part| PartMessage { part, manifest: manifest.clone() };
-        let messages: Vec<PartMessage> = parts.into_iter().map(message).collect();
+        let mut messages: Vec<PartMessage> = parts.into_iter().map(message).collect();
         let here = self.config.shard;
+        if self.bug.is(Planted::OtherPart)
+            && let Some(other) = messages.iter_mut().find(|message| message.part.owner != here)
+            && let Some((key, value)) = other.part.writes.first_mut()
+        {
+            *value = key.absent();
+        }
         let own = messages.iter().find(|message| message.part.owner == here).cloned();
         group.result = Some(messages);
         // An own part that breaks a rule is not kept, as another owner would not keep its one: the
@@ -98,4 +115,10 @@ impl Owner {
     pub fn results(&self) -> impl Iterator<Item = &PartMessage> {
         self.groups.values().filter_map(|group| group.result.as_ref()).flatten()
     }
+}
+
+/// Whether a result's owners, ascending, are those of the plan, and perhaps more by late leases.
+fn covers(owners: impl Iterator<Item = ShardId>, planned: &[ShardId]) -> bool {
+    let owners: Vec<ShardId> = owners.collect();
+    owners.is_sorted_by(|a, b| a < b) && planned.iter().all(|owner| owners.contains(owner))
 }

@@ -2,6 +2,8 @@
 
 use atoll_types::{B256, Refusal, SharedTx, TxRef};
 
+use crate::planted::Planted;
+
 use super::{Checked, Owner, Phase, Shared};
 
 impl Owner {
@@ -32,7 +34,7 @@ impl Owner {
                 Err(Refusal::OldAttempt { tx: *shared.tx.hash(), attempt })
             }
             Some(held) if held.tx.attempt == shared.attempt => match held.phase {
-                Phase::Returned => Ok(true),
+                Phase::Returned { .. } => Ok(true),
                 Phase::Shared | Phase::Planned(_) if held.tx == *shared => Ok(false),
                 Phase::Shared | Phase::Planned(_) => {
                     Err(Refusal::OldAttempt { tx: *shared.tx.hash(), attempt: shared.attempt })
@@ -54,7 +56,7 @@ impl Owner {
         let own = shared.origin == self.config.shard;
         let before = self.shared.insert(hash, Shared { tx: shared, phase: Phase::Shared });
         let new = own && before.is_none();
-        if new {
+        if new && !self.bug.is(Planted::ForgetPin) {
             *self.pinned.entry(sender).or_default() += 1;
         }
         new
@@ -62,7 +64,9 @@ impl Owner {
 
     /// Whether an own transaction waits to be predicted again, for this attempt.
     pub fn has_returned(&self, tx: TxRef) -> bool {
-        let waits = |held: &Shared| held.phase == Phase::Returned && held.tx.attempt == tx.attempt;
+        let waits = |held: &Shared| {
+            matches!(held.phase, Phase::Returned { .. }) && held.tx.attempt == tx.attempt
+        };
         self.shared.get(&tx.hash).is_some_and(waits)
     }
 

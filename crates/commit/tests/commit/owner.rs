@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use atoll_commit::{Owner, OwnerConfig, OwnerError, Planner};
 use atoll_types::{
-    Address, B256, BeaconBlock, Credit, CreditKind, CreditsDue, Decision, GroupId, LocalBlock,
-    LocalTx, PartMessage, Placement, PlannedGroup, ReceiptKind, Refusal, Settlement, ShardId,
-    SharedTx, StateKey, StateValue, TxOutcome, U256, Verdict,
+    AbortCause, Address, B256, BeaconBlock, Credit, CreditKind, CreditsDue, Decision, GroupId,
+    LocalBlock, LocalTx, PartMessage, Placement, PlannedGroup, ReceiptKind, Refusal, Settlement,
+    ShardId, SharedTx, StateKey, StateValue, TxOutcome, U256, Verdict,
 };
 
 use crate::{
@@ -50,7 +50,16 @@ impl Stage {
             })
         })
         .used;
-        SharedTx { tx, origin: HERE, attempt, wrong: 0, keys, last_valid_round: 50 }
+        SharedTx {
+            tx,
+            origin: HERE,
+            attempt,
+            wrong: 0,
+            absences: 0,
+            silences: 0,
+            keys,
+            last_valid_round: 50,
+        }
     }
 
     fn next(&self) -> BeaconBlock {
@@ -108,8 +117,13 @@ fn message(mut parts: Vec<atoll_types::Part>) -> PartMessage {
     PartMessage { part: parts.remove(0), manifest }
 }
 
-fn parts(plan: &PlannedGroup) -> Vec<atoll_types::Part> {
-    plan.owners.iter().map(|owner| empty_part(plan, *owner)).collect()
+/// A result that changes nothing.
+fn parts(stage: &Stage, plan: &PlannedGroup) -> Vec<atoll_types::Part> {
+    let mut parts: Vec<_> = plan.owners.iter().map(|owner| empty_part(plan, *owner)).collect();
+    if let Some(keys) = stage.owner.keys(plan.id) {
+        parts[0].writes = keys.writes.iter().map(|key| (*key, key.absent())).collect();
+    }
+    parts
 }
 
 #[test]
@@ -120,7 +134,7 @@ fn a_part_that_breaks_a_rule_is_refused_by_its_name() {
     let plan = stage.plan(&shared);
     let id = plan.id;
     let with = |change: &dyn Fn(&mut atoll_types::Part)| {
-        let mut all = parts(&plan);
+        let mut all = parts(&stage, &plan);
         change(&mut all[0]);
         stage.owner.check_part(&message(all))
     };
@@ -145,18 +159,20 @@ fn a_part_that_breaks_a_rule_is_refused_by_its_name() {
     let write = |part: &mut atoll_types::Part| part.writes.push((outside, outside.absent()));
     assert_eq!(with(&write), Err(Refusal::OutsideFence { group: id, key: outside }));
     let basic = StateKey::Basic(stage.sender);
-    let unfit = |part: &mut atoll_types::Part| part.writes.push((basic, outside.absent()));
+    let unfit = |part: &mut atoll_types::Part| part.writes[0].1 = outside.absent();
     assert_eq!(with(&unfit), Err(Refusal::OutsideFence { group: id, key: basic }));
-    let mut forged = message(parts(&plan));
+    let lacks = |part: &mut atoll_types::Part| part.writes.clear();
+    assert_eq!(with(&lacks), Err(Refusal::LacksFenced { group: id, key: basic }));
+    let mut forged = message(parts(&stage, &plan));
     forged.part.fees = U256::from(1);
     assert_eq!(stage.owner.check_part(&forged), Err(Refusal::ManifestMismatch { group: id }));
-    forged = message(parts(&plan));
+    forged = message(parts(&stage, &plan));
     forged.manifest.pop();
     assert_eq!(stage.owner.check_part(&forged), Err(Refusal::ManifestMismatch { group: id }));
     assert_eq!(stage.owner.anchor(), anchor, "a check changes nothing");
-    stage.owner.keep_part(message(parts(&plan)));
-    assert_eq!(stage.owner.check_part(&message(parts(&plan))), Ok(false));
-    let mut all = parts(&plan);
+    stage.owner.keep_part(message(parts(&stage, &plan)));
+    assert_eq!(stage.owner.check_part(&message(parts(&stage, &plan))), Ok(false));
+    let mut all = parts(&stage, &plan);
     all[1].fees = U256::from(1);
     assert_eq!(stage.owner.check_part(&message(all)), Err(Refusal::OtherResult { group: id }));
 }
@@ -167,10 +183,10 @@ fn a_result_of_another_shards_group_is_refused() {
     let shared = stage.shared(0, 1);
     stage.owner.share(shared.clone());
     let mut plan = stage.plan(&shared);
-    let refused = stage.owner.check_result(plan.id, &parts(&plan));
+    let refused = stage.owner.check_result(plan.id, &parts(&stage, &plan));
     assert_eq!(refused, Err(Refusal::NotExecutor { group: plan.id, found: HERE, expected: THERE }));
     plan.id.index = 4;
-    let refused = stage.owner.check_result(plan.id, &parts(&plan));
+    let refused = stage.owner.check_result(plan.id, &parts(&stage, &plan));
     assert_eq!(refused, Err(Refusal::GroupNotOpen { group: plan.id }));
 }
 
@@ -257,7 +273,7 @@ fn a_credit_to_a_fenced_account_waits_for_the_fence() {
     assert_eq!(stage.cut(block).writes, Vec::new());
     assert_eq!(stage.owner.settlements(), Vec::new(), "nothing has become of it");
     assert_eq!(stage.owner.held_credits(), U256::from(7));
-    let effects = stage.decide(plan.id, Verdict::Abort);
+    let effects = stage.decide(plan.id, Verdict::Abort(AbortCause::Silent));
     assert_eq!(effects.writes.len(), 1);
     assert_eq!(stage.owner.settlements()[0].up_to, 1);
 }
@@ -290,7 +306,7 @@ fn a_payment_to_a_contract_goes_back_and_its_receipt_says_so() {
         fees: U256::ZERO,
         burned: U256::ZERO,
     };
-    stage.owner.check_block(&block).unwrap();
+    stage.owner.check_block(&block, &[]).unwrap();
     stage.owner.append(&block);
     assert!(stage.owner.is_pending(&hash));
     let settlement = Settlement { by: THERE, from: HERE, up_to: 1, returned_up_to: 1, cut: 4 };
@@ -377,23 +393,23 @@ fn blocks_keep_off_fences_pins_and_other_shards() {
     let receipt = toy::receipt(&shared.tx, ReceiptKind::Local, 0, None);
     pinned.txs.push(LocalTx { tx: shared.tx.clone(), receipt });
     let hash = *shared.tx.hash();
-    assert_eq!(stage.owner.check_block(&pinned), Err(OwnerError::Pinned(hash)));
+    assert_eq!(stage.owner.check_block(&pinned, &[]), Err(OwnerError::Pinned(hash)));
     let plan = stage.plan(&shared);
     let mut fenced = block(&stage);
     fenced.writes.push((key, key.absent()));
-    assert_eq!(stage.owner.check_block(&fenced), Err(OwnerError::Fenced(key)));
+    assert_eq!(stage.owner.check_block(&fenced, &[]), Err(OwnerError::Fenced(key)));
     let foreign = StateKey::Basic(stage.friend);
     fenced.writes[0].0 = foreign;
     let refused = OwnerError::Foreign { key: foreign, owner: THERE, here: HERE };
-    assert_eq!(stage.owner.check_block(&fenced), Err(refused));
+    assert_eq!(stage.owner.check_block(&fenced, &[]), Err(refused));
     let mut old = block(&stage);
     old.round -= 1;
-    assert!(matches!(stage.owner.check_block(&old), Err(OwnerError::NotHead { .. })));
-    let effects = stage.decide(plan.id, Verdict::Abort);
+    assert!(matches!(stage.owner.check_block(&old, &[]), Err(OwnerError::NotHead { .. })));
+    let effects = stage.decide(plan.id, Verdict::Abort(AbortCause::Silent));
     assert_eq!((effects.returned[0].attempt, effects.returned[0].wrong), (2, 0));
     let mut free = block(&stage);
     free.writes.push((key, key.absent()));
-    assert_eq!(stage.owner.check_block(&free), Ok(()));
+    assert_eq!(stage.owner.check_block(&free, &[]), Ok(()));
 }
 
 #[test]
@@ -409,18 +425,19 @@ fn cuts_follow_one_another_and_commit_only_what_is_held() {
     let mut fork = stage.next();
     fork.parent = B256::repeat_byte(1);
     assert_eq!(stage.owner.check_cut(&fork), Err(OwnerError::OtherChain(2)));
-    let mut all = parts(&plan);
+    let mut all = parts(&stage, &plan);
     let key = StateKey::Basic(stage.sender);
-    all[0].writes.push((key, key.absent()));
+    let value = atoll_types::Basic { nonce: 1, ..Default::default() };
+    all[0].writes[0].1 = atoll_types::StateValue::Basic(value);
     all[0].outcomes.push((*shared.tx.hash(), TxOutcome::Executed));
     let message = message(all);
     let digest = message.digest();
     let mut commit = stage.next();
-    commit.decisions.push(Decision { group: plan.id, verdict: Verdict::Commit(digest) });
+    commit.decisions.push(Decision { group: plan.id, verdict: committed(digest) });
     assert!(matches!(stage.owner.check_cut(&commit), Err(OwnerError::NotHeld { .. })));
     stage.owner.keep_part(message);
     let mut other = commit.clone();
-    other.decisions[0].verdict = Verdict::Commit(B256::ZERO);
+    other.decisions[0].verdict = committed(B256::ZERO);
     assert!(matches!(stage.owner.check_cut(&other), Err(OwnerError::NotHeld { .. })));
     let effects = stage.cut(commit);
     assert_eq!((effects.writes[0].epoch, effects.ended.len()), (1, 1));
@@ -433,7 +450,7 @@ fn cuts_follow_one_another_and_commit_only_what_is_held() {
             .collect::<Vec<_>>()
     );
     // The same decision again finds nothing to decide.
-    let again = stage.decide(plan.id, Verdict::Commit(digest));
+    let again = stage.decide(plan.id, committed(digest));
     assert_eq!((again.writes.len(), again.ended.len()), (0, 0));
     assert_eq!(stage.owner.own_shared().count(), 0);
 }
@@ -457,6 +474,8 @@ fn a_slow_owner_keeps_the_next_attempt_through_the_end_of_the_one_before() {
         origin: THERE,
         attempt,
         wrong: 0,
+        absences: 0,
+        silences: 0,
         keys: keys.clone(),
         last_valid_round,
     };
@@ -466,12 +485,12 @@ fn a_slow_owner_keeps_the_next_attempt_through_the_end_of_the_one_before() {
     assert_eq!(stage.owner.check_share(&attempt(2, 60)), Ok(true));
     stage.owner.share(attempt(2, 60));
     let plan = stage.plan(&attempt(1, 50));
-    stage.decide(plan.id, Verdict::Abort);
+    stage.decide(plan.id, Verdict::Abort(AbortCause::Silent));
     assert_eq!(stage.owner.fenced().count(), 0);
     let plan = stage.plan(&attempt(2, 60));
     assert_eq!(stage.owner.fenced().count(), 1);
     assert_eq!(stage.owner.bodies(&plan).count(), 1);
-    stage.decide(plan.id, Verdict::Abort);
+    stage.decide(plan.id, Verdict::Abort(AbortCause::Silent));
     assert_eq!(stage.owner.check_share(&attempt(3, 60)), Ok(true));
     // A drop of what began anew since does not concern what began anew.
     stage.owner.share(attempt(3, 60));
@@ -482,10 +501,14 @@ fn a_slow_owner_keeps_the_next_attempt_through_the_end_of_the_one_before() {
     // Nor is a plan of the attempt before the one that is held a plan of that one.
     stage.owner.share(attempt(4, 7));
     let plan = stage.plan(&attempt(3, 60));
-    stage.decide(plan.id, Verdict::Abort);
+    stage.decide(plan.id, Verdict::Abort(AbortCause::Silent));
     assert_eq!(stage.block.number(), 7);
     let mut block = stage.next();
     block.dropped.push(attempt(4, 7).reference());
     stage.cut(block);
     assert_eq!(stage.owner.check_share(&attempt(1, 60)), Ok(true), "it was forgotten");
+}
+
+fn committed(digest: B256) -> Verdict {
+    Verdict::Commit { digest, late: Vec::new() }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
 use atoll_types::{
-    Address, Anchor, B256, CreditsDue, Decision, GroupAck, GroupId, Intent, ShardId, ShardKeys,
-    TxRef, Verdict,
+    AbortCause, Address, Anchor, B256, CreditsDue, Decision, GroupAck, GroupDigest, GroupId,
+    Intent, ShardId, ShardKeys, TxRef, Verdict,
 };
 
 use crate::{toy::Rng, world::planner_config};
@@ -32,6 +32,7 @@ fn intent(name: u64, reads: &[(u16, u64)], writes: &[(u16, u64)]) -> Intent {
         sender: Address::left_padding_from(&name.to_be_bytes()),
         nonce: 0,
         gas_limit: 100,
+        halvings: 0,
         last_valid_round: 1_000,
         keys: keys.into_values().collect(),
     }
@@ -41,6 +42,8 @@ fn anchor(shard: u16, cut: u64, acks: &[(GroupId, u8)]) -> Anchor {
     let ack = |(group, digest): &(GroupId, u8)| GroupAck {
         group: *group,
         digest: B256::repeat_byte(*digest),
+        sources: Vec::new(),
+        late: Vec::new(),
     };
     Anchor {
         shard: ShardId(shard),
@@ -51,7 +54,6 @@ fn anchor(shard: u16, cut: u64, acks: &[(GroupId, u8)]) -> Anchor {
         acks: acks.iter().map(ack).collect(),
         credits_sent: Vec::new(),
         credits_received: Vec::new(),
-        grants: 0,
     }
 }
 
@@ -207,7 +209,7 @@ fn commit_needs_every_owners_cut_and_one_digest() {
     planner.anchor(anchor(2, 2, &[(GroupId { round: 9, index: 0 }, 7), (id, 7)]));
     assert!(planner.all_decidable());
     let record = make(&mut planner);
-    let verdict = Verdict::Commit(B256::repeat_byte(7));
+    let verdict = Verdict::Commit { digest: B256::repeat_byte(7), late: Vec::new() };
     assert_eq!(record.block.decisions, [Decision { group: id, verdict }]);
     assert_eq!((planner.open(), make(&mut planner).block.decisions.len()), (0, 0));
 }
@@ -223,27 +225,151 @@ fn an_anchor_of_a_cut_before_the_group_cannot_commit_it() {
 }
 
 #[test]
-fn an_undecided_group_is_aborted_after_n_blocks_and_its_keys_are_free_then() {
+fn an_undecided_group_is_aborted_after_n_blocks_with_those_behind_it() {
     let mut planner = planner();
     planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
-    let id = make(&mut planner).block.plan[0].id;
+    let first = make(&mut planner).block.plan[0].id;
+    // One takes a value in flight; one has nothing to do with it, and is agreed on.
     planner.announce(intent(2, &[(1, 2)], &[(0, 3)]));
     planner.announce(intent(3, &[(1, 8)], &[(0, 4)]));
-    let mut planned = Vec::new();
+    let second = make(&mut planner).block.plan;
+    let (behind, apart) = (second[0].id, second[1].id);
+    let mut decided = Vec::new();
     for _ in 0..planner.config().abort_after {
         let head = planner.head().number();
-        all_at(&mut planner, head);
-        let record = make(&mut planner);
-        planned.push((record.block.plan.len(), record.block.decisions.clone()));
-        let settled = if record.block.decisions.is_empty() { 1 } else { record.block.number() };
-        // What was planned meanwhile has not been decided either.
-        assert!(record.block.settled <= settled.max(2));
+        for shard in 0..2 {
+            planner.anchor(anchor(shard, head, &[(apart, 3)]));
+        }
+        planner.anchor(anchor(2, head, &[]));
+        decided.push(make(&mut planner).block.decisions);
+        assert!(planner.head().settled <= first.round || planner.open() == 0);
     }
-    let abort = Decision { group: id, verdict: Verdict::Abort };
-    let last = planned.pop().unwrap();
-    assert_eq!(last, (1, vec![abort]), "what waited for the fence is in the same block");
-    assert_eq!(planned.iter().map(|(plan, _)| plan).sum::<usize>(), 1);
-    assert!(planned.iter().all(|(_, decisions)| decisions.is_empty()));
+    let end = |group, cause| Decision { group, verdict: Verdict::Abort(cause) };
+    let commit = Verdict::Commit { digest: B256::repeat_byte(3), late: Vec::new() };
+    assert_eq!(decided[0], vec![Decision { group: apart, verdict: commit }]);
+    let aborts = vec![end(first, AbortCause::Silent), end(behind, AbortCause::Dependant)];
+    assert_eq!(decided[planner.config().abort_after as usize - 2], aborts);
+    assert_eq!(decided.iter().flatten().count(), 3);
+}
+
+#[test]
+fn an_abort_names_the_owners_that_have_not_followed() {
+    let mut planner = planner();
+    planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
+    let group = make(&mut planner).block.plan[0].id;
+    let decisions = loop {
+        planner.anchor(anchor(0, planner.head().number(), &[(group, 1)]));
+        let decisions = make(&mut planner).block.decisions;
+        if !decisions.is_empty() {
+            break decisions;
+        }
+    };
+    let verdict = Verdict::Abort(AbortCause::Missing(vec![ShardId(1)]));
+    assert_eq!(decisions, vec![Decision { group, verdict }]);
+}
+
+/// An acknowledgement of the executor's shard.
+fn said(anchor: &mut Anchor, sources: &[(GroupId, u8)], late: &[u16]) {
+    let source = |(group, digest): &(GroupId, u8)| GroupDigest {
+        group: *group,
+        digest: B256::repeat_byte(*digest),
+    };
+    let ack = anchor.acks.last_mut().unwrap();
+    ack.sources = sources.iter().map(source).collect();
+    ack.late = late.iter().map(|shard| ShardId(*shard)).collect();
+}
+
+/// Two groups on one key, the second on the value that the first one makes of it. The first commits
+/// with digest 1, and the second has used the value under digest `used`.
+fn chain_of_two(used: u8) -> (Planner, GroupId, BeaconRecord) {
+    let mut planner = planner();
+    planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
+    let first = make(&mut planner).block.plan[0].id;
+    planner.announce(intent(2, &[], &[(0, 1), (1, 3)]));
+    let second = make(&mut planner).block.plan[0].id;
+    let executor = usize::from(planner.head().plan[0].executor.0);
+    let anchors = |acks: &[(GroupId, u8)]| {
+        let mut both = [anchor(0, 2, acks), anchor(1, 2, acks)];
+        if acks.last().is_some_and(|ack| ack.0 == second) {
+            said(&mut both[executor], &[(first, used)], &[]);
+        }
+        both
+    };
+    // The second one alone has to wait.
+    for anchor in anchors(&[(second, 5)]) {
+        planner.anchor(anchor);
+    }
+    assert_eq!(make(&mut planner).block.decisions, Vec::new());
+    for mut anchor in anchors(&[(first, 1), (second, 5)]) {
+        (anchor.head, anchor.cut) = (3, 3);
+        planner.anchor(anchor);
+    }
+    let record = make(&mut planner);
+    (planner, second, record)
+}
+
+#[test]
+fn a_result_commits_with_the_values_in_flight_that_it_was_made_from() {
+    let (planner, second, record) = chain_of_two(1);
+    let decided: Vec<GroupId> = record.block.decisions.iter().map(|d| d.group).collect();
+    assert_eq!((decided.len(), decided[1], planner.open()), (2, second, 0));
+    let commit = |d: &Decision| matches!(d.verdict, Verdict::Commit { .. });
+    assert!(record.block.decisions.iter().all(commit));
+}
+
+#[test]
+fn a_result_made_from_another_value_is_void() {
+    let (planner, second, record) = chain_of_two(9);
+    let void = Decision { group: second, verdict: Verdict::Abort(AbortCause::Dependant) };
+    assert_eq!((&record.block.decisions[1], planner.open()), (&void, 0));
+}
+
+#[test]
+fn an_owner_by_a_late_lease_has_to_have_its_part() {
+    let mut planner = planner();
+    planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
+    let plan = make(&mut planner).block.plan[0].clone();
+    for shard in [0, 1] {
+        let mut anchor = anchor(shard, 1, &[(plan.id, 1)]);
+        if ShardId(shard) == plan.executor {
+            said(&mut anchor, &[], &[2]);
+        }
+        planner.anchor(anchor);
+    }
+    assert_eq!(make(&mut planner).block.decisions, Vec::new());
+    planner.anchor(anchor(2, 1, &[(plan.id, 1)]));
+    let verdict = Verdict::Commit { digest: B256::repeat_byte(1), late: vec![ShardId(2)] };
+    assert_eq!(make(&mut planner).block.decisions, vec![Decision { group: plan.id, verdict }]);
+}
+
+#[test]
+fn a_key_has_a_chain_of_so_many_groups_and_no_more() {
+    let mut planner = planner();
+    let chain = planner.config().max_chain;
+    for name in 0..chain as u64 + 3 {
+        planner.announce(intent(name, &[], &[(0, 1), (1, 100 + name)]));
+        all_at(&mut planner, name);
+        make(&mut planner);
+    }
+    assert_eq!((planner.open(), planner.waiting()), (chain, 3));
+}
+
+#[test]
+fn what_hung_in_silence_goes_into_smaller_groups() {
+    let mut planner = planner();
+    let gas = planner.config().group_gas;
+    let heavy = |name, halvings| Intent {
+        gas_limit: gas / 3,
+        halvings,
+        ..intent(name, &[], &[(0, 1), (1, 100 + name)])
+    };
+    planner.announce(heavy(1, 0));
+    planner.announce(heavy(2, 0));
+    assert_eq!(make(&mut planner).block.plan[0].txs.len(), 2);
+    planner.announce(heavy(3, 1));
+    planner.announce(heavy(4, 0));
+    assert_eq!(make(&mut planner).block.plan[0].txs.len(), 1);
+    assert_eq!(planner.waiting(), 1);
 }
 
 #[test]
@@ -308,8 +434,12 @@ fn intents_are_taken_once_and_dropped_after_their_last_round() {
     assert!(!planner.announce(first.clone()));
     make(&mut planner);
     assert!(!planner.announce(first.clone()), "it was planned");
+    for name in 1..planner.config().max_chain as u64 {
+        planner.announce(intent(100 + name, &[], &[(0, 1), (1, 100 + name)]));
+        make(&mut planner);
+    }
     let mut waits = intent(2, &[], &[(0, 1), (1, 3)]);
-    waits.last_valid_round = 3;
+    waits.last_valid_round = planner.head().number() + 2;
     assert!(planner.announce(waits.clone()));
     assert_eq!((make(&mut planner).block.dropped.len(), planner.waiting()), (0, 1));
     assert_eq!((make(&mut planner).block.dropped.len(), planner.waiting()), (0, 1));

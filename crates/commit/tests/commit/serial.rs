@@ -23,10 +23,12 @@ struct Serial<'a> {
     bodies: HashMap<B256, Tx>,
     results: HashMap<GroupId, &'a [Part]>,
     commits: HashMap<GroupId, u64>,
-    open: BTreeMap<GroupId, HashSet<StateKey>>,
-    /// What the owners together fenced for each group.
-    fences: HashMap<GroupId, HashSet<StateKey>>,
+    open: BTreeMap<GroupId, BTreeMap<StateKey, u64>>,
+    /// What the owners together fenced for each group, and since which cut.
+    fences: HashMap<GroupId, BTreeMap<StateKey, u64>>,
     undelivered: Vec<Credit>,
+    /// Credits that travel with the lease of a group.
+    travelling: HashMap<GroupId, Vec<Credit>>,
     /// Fees owed to the coinbase by its own shard.
     own_fees: U256,
     seen: Seen,
@@ -40,9 +42,9 @@ pub fn check(
     keys: &HashMap<(u64, TxRef), KeySet>,
 ) -> Seen {
     let mut bodies = HashMap::new();
-    let mut fences: HashMap<GroupId, HashSet<StateKey>> = HashMap::new();
+    let mut fences: HashMap<GroupId, BTreeMap<StateKey, u64>> = HashMap::new();
     for (group, keys) in shards.iter().flat_map(|shard| &shard.fences) {
-        fences.entry(*group).or_default().extend(keys);
+        fences.entry(*group).or_default().extend(keys.iter().map(|(key, cut)| (*key, *cut)));
     }
     let mut results = HashMap::new();
     let mut blocks: Vec<Vec<&LocalBlock>> = vec![Vec::new(); chain.len() + 1];
@@ -63,7 +65,7 @@ pub fn check(
     let decisions =
         || chain.iter().flat_map(|record| record.block.decisions.iter().map(move |d| (d, record)));
     let commits = decisions()
-        .filter(|(decision, _)| matches!(decision.verdict, Verdict::Commit(_)))
+        .filter(|(decision, _)| matches!(decision.verdict, Verdict::Commit { .. }))
         .map(|(decision, record)| (decision.group, record.block.number()))
         .collect();
     let mut serial = Serial {
@@ -76,6 +78,7 @@ pub fn check(
         open: BTreeMap::new(),
         fences,
         undelivered: Vec::new(),
+        travelling: HashMap::new(),
         own_fees: U256::ZERO,
         seen: Seen::default(),
     };
@@ -93,6 +96,10 @@ pub fn check(
         }
         for decision in &record.block.decisions {
             serial.open.remove(&decision.group);
+            let travelled = serial.travelling.remove(&decision.group).unwrap_or_default();
+            if !serial.commits.contains_key(&decision.group) {
+                serial.undelivered.extend(travelled);
+            }
             if serial.commits.contains_key(&decision.group) {
                 let part = serial.results[&decision.group].iter().find(|part| part.owner == home);
                 serial.own_fees += part.map_or(U256::ZERO, |part| part.fees);
@@ -117,14 +124,19 @@ pub fn check(
                 kind,
             });
         }
-        serial.deposit(credits);
+        serial.deposit(credits, cut);
         for shown in &mut shown {
             shown.advance(cut);
             let here = |key: &StateKey| placement.owner_of(key) == shown.id;
-            let expected: State =
-                serial.state.iter().filter(|(key, _)| here(key)).map(|(k, v)| (*k, *v)).collect();
+            let is_there = |(key, value): &(&StateKey, &StateValue)| **value != key.absent();
+            let there = |state: &State| -> State {
+                state.iter().filter(is_there).map(|(key, value)| (*key, *value)).collect()
+            };
+            let mut expected = there(&serial.state);
+            expected.retain(|key, _| here(key));
             assert_eq!(
-                shown.state, expected,
+                there(&shown.state),
+                expected,
                 "serial-equivalence at cut {cut} of shard {}",
                 shown.id
             );
@@ -165,40 +177,64 @@ impl Serial<'_> {
         }
     }
 
-    fn deposit(&mut self, due: Vec<Credit>) {
+    /// Whether a group that is open at a cut may write a key.
+    fn is_fenced(&self, key: &StateKey, cut: u64) -> bool {
+        self.open.values().any(|fence| fence.get(key).is_some_and(|since| *since < cut))
+    }
+
+    fn deposit(&mut self, due: Vec<Credit>, cut: u64) {
         for credit in std::mem::take(&mut self.undelivered).into_iter().chain(due) {
-            let keys = [StateKey::Basic(credit.account), StateKey::Code(credit.account)];
-            if self.open.values().any(|fence| keys.iter().any(|key| fence.contains(key))) {
-                self.undelivered.push(credit);
-                continue;
-            }
+            let [basic, code] = [StateKey::Basic(credit.account), StateKey::Code(credit.account)];
             let payment = matches!(credit.kind, CreditKind::Payment { .. });
-            if payment && self.state.contains_key(&keys[1]) {
+            let code_may_change = payment && self.is_fenced(&code, cut);
+            if payment && !code_may_change && self.state.contains_key(&code) {
                 self.seen.add("payments sent back", 1);
-                continue;
+            } else if code_may_change || self.is_fenced(&basic, cut) {
+                self.undelivered.push(credit);
+            } else {
+                self.pay(&credit);
             }
-            let mut account = self.at(&keys[0]).basic();
-            account.balance += credit.amount;
-            self.state.insert(keys[0], StateValue::Basic(account));
         }
     }
 
+    fn pay(&mut self, credit: &Credit) {
+        let key = StateKey::Basic(credit.account);
+        let mut account = self.at(&key).basic();
+        account.balance += credit.amount;
+        self.state.insert(key, StateValue::Basic(account));
+    }
+
     fn group(&mut self, plan: &PlannedGroup) {
-        let keys = |tx: &TxRef| &self.keys[&(plan.id.round, *tx)];
+        let round = plan.id.round;
+        let keys = |tx: &TxRef| &self.keys[&(round, *tx)];
         let writes = plan.txs.iter().flat_map(|tx| keys(tx).writes.iter().copied());
-        let mut fence: HashSet<StateKey> = writes.collect();
-        let fenced: HashSet<StateKey> = self.fences.remove(&plan.id).unwrap_or_default();
+        let planned: HashSet<StateKey> = writes.collect();
+        let fence = self.fences.remove(&plan.id).unwrap_or_default();
         if self.commits.contains_key(&plan.id) {
-            assert_eq!(fenced, fence, "what commits was fenced by every owner");
-        } else {
+            let holds = planned.iter().all(|key| fence.contains_key(key));
+            assert!(holds, "what commits was fenced by every owner");
+        }
+        for (other, theirs) in self.open.range(GroupId { round, index: 0 }..) {
+            let shared = theirs.keys().find(|key| fence.contains_key(key));
+            assert!(shared.is_none(), "{} and {other} may write {shared:?}", plan.id);
+        }
+        let travels = |credit: &mut Credit| {
+            let [basic, code] = [StateKey::Basic(credit.account), StateKey::Code(credit.account)];
+            let payment = matches!(credit.kind, CreditKind::Payment { .. });
             // A shard that was behind may have opened less of a group that is aborted.
-            assert!(fenced.is_subset(&fence));
-            fence = fenced;
+            let leased = planned.contains(&basic) && fence.contains_key(&basic);
+            leased && self.is_fenced(&basic, round) && !(payment && self.is_fenced(&code, round))
+        };
+        let mut undelivered = self.undelivered.clone();
+        let travelling: Vec<Credit> = undelivered.extract_if(.., travels).collect();
+        self.undelivered = undelivered;
+        self.seen.add("credits that travelled", travelling.len() as u64);
+        if self.commits.contains_key(&plan.id) {
+            travelling.iter().for_each(|credit| self.pay(credit));
         }
-        for (other, theirs) in &self.open {
-            assert!(theirs.is_disjoint(&fence), "{} and {other} may write one key", plan.id);
-        }
+        self.travelling.insert(plan.id, travelling);
         self.open.insert(plan.id, fence);
+        let keys = |tx: &TxRef| &self.keys[&(round, *tx)];
         let owners: HashSet<ShardId> =
             plan.txs.iter().flat_map(|tx| keys(tx).owners(self.placement)).collect();
         assert_eq!(owners, plan.owners.iter().copied().collect());

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use atoll_commit::{CutEffects, EpochWrite, Owner, OwnerConfig};
+use atoll_commit::{
+    CutEffects, EpochWrite, Executor, ExecutorEffect, Owner, OwnerConfig, Ready, Touched,
+};
 use atoll_types::{
-    Address, B256, BeaconBlock, Credit, CreditKind, GroupId, Lease, LocalBlock, LocalTx, Part,
-    PartMessage, Receipt, ReceiptKind, Refusal, Settlement, ShardId, SharedTx, StateKey,
-    StateValue, Tx, TxRef, U256, Write,
+    Address, B256, BeaconBlock, Credit, CreditKind, Flight, GroupId, GroupToRun, KeySet, LateAsk,
+    LateLease, Lease, LocalBlock, LocalTx, Part, PartMessage, Receipt, ReceiptKind, Refusal,
+    Settlement, ShardId, SharedTx, StateKey, StateValue, Tx, TxRef, U256, Want, Write,
 };
 
 use crate::toy::{self, Ran, Rng};
@@ -28,6 +30,19 @@ pub enum Message {
         credits: Vec<Credit>,
     },
     Settle(Settlement),
+    Want {
+        from: ShardId,
+        want: Want,
+    },
+    Flight {
+        from: ShardId,
+        flight: Flight,
+    },
+    Late {
+        from: ShardId,
+        ask: LateAsk,
+    },
+    LateLease(LateLease),
 }
 
 /// What the shard's log holds.
@@ -41,6 +56,7 @@ pub enum Input {
     Part(PartMessage),
     Credits(ShardId, Vec<Credit>),
     Settle(Settlement),
+    Grant(GroupId, Vec<Write>),
 }
 
 #[derive(Clone)]
@@ -53,6 +69,7 @@ pub enum Job {
 #[derive(Clone)]
 pub struct Ledger {
     pub owner: Owner,
+    genesis: BTreeMap<StateKey, StateValue>,
     pub values: BTreeMap<StateKey, StateValue>,
     /// Every write, in the order in which it was applied.
     pub writes: Vec<EpochWrite>,
@@ -63,6 +80,7 @@ impl Ledger {
     pub fn new(config: OwnerConfig, genesis: &BeaconBlock, values: &[Write]) -> Self {
         Self {
             owner: Owner::new(config, genesis),
+            genesis: values.iter().copied().collect(),
             values: values.iter().copied().collect(),
             writes: Vec::new(),
             receipts: Vec::new(),
@@ -82,7 +100,7 @@ impl Ledger {
         let mut effects = CutEffects::default();
         match input {
             Input::Block(block) => {
-                self.owner.check_block(block).unwrap();
+                self.owner.check_block(block, &[]).unwrap();
                 for (key, value) in &block.writes {
                     self.write(EpochWrite { key: *key, value: *value, epoch: block.round });
                 }
@@ -115,6 +133,7 @@ impl Ledger {
                 let ended = self.owner.settle(*settlement);
                 self.receipts.extend(ended.into_iter().map(|(receipt, _)| receipt));
             }
+            Input::Grant(group, values) => effects.fenced = self.owner.grant(*group, values),
         }
         effects
     }
@@ -162,16 +181,18 @@ pub struct Shard {
     /// Owners from which word is still to come that they hold a transaction.
     pub sharing: HashMap<(TxRef, u64), BTreeSet<ShardId>>,
     pub announced: Vec<SharedTx>,
-    leases: BTreeMap<GroupId, BTreeMap<ShardId, Lease>>,
+    pub executor: Executor,
+    touched: Touched,
     pub outbox: Vec<(ShardId, Message)>,
-    pub refused: BTreeMap<&'static str, u64>,
+    pub counts: BTreeMap<&'static str, u64>,
     pub stuck_credits: u64,
-    /// What each group may write here.
-    pub fences: HashMap<GroupId, BTreeSet<StateKey>>,
+    /// What each group may write here, and the cut since which it may.
+    pub fences: HashMap<GroupId, BTreeMap<StateKey, u64>>,
 }
 
 impl Shard {
     pub fn new(ledger: Ledger) -> Self {
+        let id = ledger.owner.shard();
         Self {
             ledger,
             inputs: Vec::new(),
@@ -183,9 +204,10 @@ impl Shard {
             escalated: HashSet::new(),
             sharing: HashMap::new(),
             announced: Vec::new(),
-            leases: BTreeMap::new(),
+            executor: Executor::new(id),
+            touched: Touched::since(0),
             outbox: Vec::new(),
-            refused: BTreeMap::new(),
+            counts: BTreeMap::new(),
             stuck_credits: 0,
             fences: HashMap::new(),
         }
@@ -223,7 +245,8 @@ impl Shard {
         self.escalated.clear();
         self.sharing.clear();
         self.announced.clear();
-        self.leases.clear();
+        self.executor = Executor::new(self.id());
+        self.touched = Touched::since(self.ledger.owner.cut_number());
         self.outbox.clear();
     }
 
@@ -233,10 +256,11 @@ impl Shard {
             Refusal::CreditGap { .. } => "credit gap",
             Refusal::OldAttempt { .. } => "old attempt",
             Refusal::Expired { .. } => "expired",
+            Refusal::NotLate { .. } => "not late",
             // The others take a shard that breaks rules.
             other => panic!("{other}"),
         };
-        *self.refused.entry(name).or_default() += 1;
+        self.count(name);
     }
 
     fn has_ended(&self, tx: &B256) -> bool {
@@ -277,9 +301,21 @@ impl Shard {
                 }
             }
             Message::Lease(lease) => {
-                let id = lease.group;
-                self.leases.entry(id).or_default().insert(lease.from, lease);
-                self.try_run(id);
+                let effects = self.executor.lease(lease);
+                self.carry_out(effects);
+            }
+            Message::Want { from, want } => {
+                let effects = self.executor.want(from, want);
+                self.carry_out(effects);
+            }
+            Message::Flight { from, flight } => {
+                let effects = self.executor.flight(from, flight);
+                self.carry_out(effects);
+            }
+            Message::Late { from, ask } => self.lease_late(from, &ask),
+            Message::LateLease(lease) => {
+                let effects = self.executor.late(lease);
+                self.carry_out(effects);
             }
             Message::Part(part) => self.keep(part),
             Message::Credits { from, credits } => {
@@ -319,27 +355,86 @@ impl Shard {
         }
     }
 
-    fn try_run(&mut self, id: GroupId) {
-        let owner = &self.ledger.owner;
-        let Some((plan, _)) = owner.run(id) else { return };
-        let Some(leases) = self.leases.get(&id) else { return };
-        if !plan.owners.iter().all(|owner| leases.contains_key(owner)) {
-            return;
+    fn carry_out(&mut self, effects: impl IntoIterator<Item = ExecutorEffect>) {
+        let from = self.id();
+        for effect in effects {
+            match effect {
+                ExecutorEffect::Run(ready) => self.run(*ready),
+                ExecutorEffect::Want { to, want } => {
+                    self.outbox.push((to, Message::Want { from, want }));
+                }
+                ExecutorEffect::Flight { to, flight } => {
+                    self.count("flights");
+                    self.outbox.push((to, Message::Flight { from, flight }));
+                }
+                ExecutorEffect::Late { to, ask } if to == from => self.lease_late(from, &ask),
+                ExecutorEffect::Late { to, ask } => {
+                    self.outbox.push((to, Message::Late { from, ask }));
+                }
+            }
         }
-        let sent = leases.values().flat_map(|lease| lease.bodies.iter().cloned());
-        let bodies: HashMap<TxRef, SharedTx> =
-            owner.bodies(plan).cloned().chain(sent).map(|tx| (tx.reference(), tx)).collect();
-        let Some(txs) =
-            plan.txs.iter().map(|tx| bodies.get(tx).cloned()).collect::<Option<Vec<_>>>()
-        else {
-            return;
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn run(&mut self, ready: Ready) {
+        let id = ready.group.id;
+        let placement = self.ledger.owner.placement().clone();
+        match toy::run_group(&placement, &ready) {
+            Err(keys) => {
+                let effects = self.executor.lacks(ready, &keys, &placement);
+                self.carry_out(effects);
+            }
+            Ok(mut parts) => {
+                let Some(effects) = self.executor.ran(id, &mut parts) else { return };
+                if let Err(rule) = self.ledger.owner.check_result(id, &parts) {
+                    return self.refuse(&rule);
+                }
+                if !parts[0].sources.is_empty() {
+                    self.count("in flight");
+                }
+                if self.ledger.owner.result(id).is_none() {
+                    self.log(Input::Result(id, parts));
+                }
+                self.keep_result(id);
+                self.carry_out(effects);
+                self.send_parts(|part| part.group == id);
+            }
+        }
+    }
+
+    /// Tells the executor what is durable.
+    fn keep_result(&mut self, id: GroupId) {
+        let result = self.ledger.owner.result(id).map(<[_]>::to_vec);
+        let effects = self.executor.kept(id, &result.unwrap_or_default());
+        self.carry_out(effects);
+    }
+
+    fn lease_late(&mut self, from: ShardId, ask: &LateAsk) {
+        let Ledger { owner, writes, genesis, .. } = &self.ledger;
+        let value_at = |key: &StateKey, cut: u64| {
+            let before = |write: &&EpochWrite| write.key == *key && write.epoch < cut;
+            let first = || genesis.get(key).copied().unwrap_or(key.absent());
+            Some(writes.iter().rev().find(before).map_or_else(first, |write| write.value))
         };
-        let values = leases.values().flat_map(|lease| lease.values.iter().copied()).collect();
-        let parts = toy::run_group(owner.placement(), plan, &txs, &values);
-        owner.check_result(id, &parts).unwrap();
-        self.leases.remove(&id);
-        self.log(Input::Result(id, parts));
-        self.send_parts(|part| part.group == id);
+        let late = owner.late(from, ask, &mut self.touched, &value_at);
+        let cut = owner.cut_number();
+        for rule in &late.refused {
+            self.refuse(rule);
+        }
+        if !late.fresh.is_empty() {
+            self.count("late leases");
+            let keys = late.fresh.iter().map(|(key, _)| (*key, cut));
+            self.fences.entry(ask.group).or_default().extend(keys);
+            self.log(Input::Grant(ask.group, late.fresh));
+        }
+        if from == self.id() {
+            self.receive(Message::LateLease(late.lease));
+        } else {
+            self.outbox.push((from, Message::LateLease(late.lease)));
+        }
     }
 
     fn send_parts(&mut self, which: impl Fn(&Part) -> bool) {
@@ -348,6 +443,15 @@ impl Shard {
             results.cloned().partition(|message| message.part.owner == self.id());
         self.outbox.extend(others.into_iter().map(|m| (m.part.owner, Message::Part(m))));
         own.into_iter().for_each(|message| self.keep(message));
+    }
+
+    /// Tells the executor of a group that this shard runs.
+    fn plan(&mut self, id: GroupId) {
+        let owner = &self.ledger.owner;
+        let Some((group, env)) = owner.run(id) else { return };
+        let txs = owner.bodies(group).cloned().collect();
+        let effects = self.executor.plan(GroupToRun { group: group.clone(), env, txs });
+        self.carry_out(effects);
     }
 
     fn send_lease(&mut self, group: GroupId, to: ShardId) {
@@ -366,12 +470,18 @@ impl Shard {
         if !held.is_zero() && !self.ledger.owner.held_credits().is_zero() {
             self.stuck_credits += 1;
         }
-        self.leases.retain(|id, _| id.round + 100 > block.number());
+        let cut = block.number();
+        let deposits = effects.deposits.iter();
+        deposits.for_each(|key| self.touched.note(key, cut - 1, None));
+        for write in &effects.writes {
+            self.touched.note(&write.key, write.epoch, None);
+        }
         for plan in &effects.opened {
-            let fenced: BTreeSet<StateKey> = effects.fenced.iter().copied().collect();
-            let lease = self.ledger.owner.lease(plan.id).unwrap();
-            let keys = lease.values.iter().map(|(key, _)| *key);
-            self.fences.insert(plan.id, keys.filter(|key| fenced.contains(key)).collect());
+            let keys = self.ledger.owner.keys(plan.id).unwrap().clone();
+            keys.all().for_each(|key| self.touched.note(key, cut, Some(plan.id)));
+            let fences = keys.writes.iter().map(|key| (*key, cut)).collect();
+            self.fences.insert(plan.id, fences);
+            self.plan(plan.id);
             self.send_lease(plan.id, plan.executor);
         }
         self.tell_settled();
@@ -410,6 +520,7 @@ impl Shard {
         let fenced: HashSet<StateKey> = owner.fenced().copied().collect();
         let pinned: HashSet<Address> = owner.own_shared().map(|tx| tx.tx.sender()).collect();
         let mut changed: BTreeMap<StateKey, StateValue> = BTreeMap::new();
+        let mut used: BTreeSet<StateKey> = BTreeSet::new();
         let mut block = LocalBlock {
             shard: here,
             number: owner.head() + 1,
@@ -448,7 +559,7 @@ impl Shard {
                 }
                 let paid = toy::payment(&tx).filter(|(to, _)| placement.owner(to) != here);
                 let plain = paid.filter(|(to, _)| !has_code(to) || rng.percent(50));
-                let (kind, writes, output) = if let Some((to, amount)) = plain {
+                let (kind, writes, output, keys) = if let Some((to, amount)) = plain {
                     if fenced.contains(&key) {
                         break;
                     }
@@ -466,7 +577,7 @@ impl Shard {
                         kind: CreditKind::Payment { tx: *tx.hash() },
                     });
                     let writes = BTreeMap::from([(key, StateValue::Basic(left))]);
-                    (ReceiptKind::Credit, writes, Default::default())
+                    (ReceiptKind::Credit, writes, Default::default(), KeySet::default())
                 } else {
                     let run = toy::run(&tx, &view);
                     match run.ran {
@@ -475,7 +586,7 @@ impl Shard {
                             self.jobs.push_back(Job::New(tx));
                             break;
                         }
-                        Ran::Executed(output) => (ReceiptKind::Local, run.writes, output),
+                        Ran::Executed(output) => (ReceiptKind::Local, run.writes, output, run.used),
                         // It can pay for nothing any more.
                         Ran::Invalid(_) => {
                             txs.clear();
@@ -484,6 +595,7 @@ impl Shard {
                         Ran::Behind => break,
                     }
                 };
+                used.extend(keys.all().copied());
                 changed.extend(writes);
                 let receipt = toy::receipt(&tx, kind, block.round, Some(output));
                 block.fees += U256::from(toy::FEE);
@@ -492,6 +604,8 @@ impl Shard {
             }
         }
         if !block.txs.is_empty() {
+            used.extend(changed.keys().copied());
+            used.iter().for_each(|key| self.touched.note(key, block.round, None));
             block.writes = changed.into_iter().collect();
             self.log(Input::Block(block));
             self.pass_on_credits();
@@ -522,9 +636,16 @@ impl Shard {
                 let last_valid_round = cut + valid;
                 let (origin, keys) = (self.id(), run.used);
                 let shared = match job {
-                    Job::New(tx) => {
-                        SharedTx { tx, origin, attempt: 1, wrong: 0, keys, last_valid_round }
-                    }
+                    Job::New(tx) => SharedTx {
+                        tx,
+                        origin,
+                        attempt: 1,
+                        wrong: 0,
+                        absences: 0,
+                        silences: 0,
+                        keys,
+                        last_valid_round,
+                    },
                     Job::Again(before) => {
                         let keys = if before.wrong > 0 { keys.union(&before.keys) } else { keys };
                         SharedTx { keys, last_valid_round, ..before }
@@ -565,7 +686,8 @@ impl Shard {
         let unplanned: Vec<SharedTx> = owner.unplanned().cloned().collect();
         let returned: Vec<SharedTx> = owner.returned().cloned().collect();
         let open: Vec<_> = owner.open_groups().map(|(plan, _)| (plan.id, plan.executor)).collect();
-        let from = owner.shard();
+        let results: BTreeSet<GroupId> = owner.results().map(|m| m.part.group).collect();
+        let (from, cut) = (owner.shard(), owner.cut_number());
         for to in owner.credit_receivers() {
             let credits: Vec<Credit> = owner.credits_after(to, 0).collect();
             if !credits.is_empty() {
@@ -574,7 +696,14 @@ impl Shard {
         }
         unplanned.into_iter().for_each(|shared| self.share(shared));
         self.jobs.extend(returned.into_iter().map(Job::Again));
-        open.into_iter().for_each(|(group, to)| self.send_lease(group, to));
+        self.executor.keep_only(&open.iter().map(|(id, _)| *id).collect(), cut);
+        for (group, to) in open {
+            self.plan(group);
+            self.send_lease(group, to);
+        }
+        results.into_iter().for_each(|id| self.keep_result(id));
+        let wanted = self.executor.wanted();
+        self.carry_out(wanted);
         self.send_parts(|_| true);
         self.tell_settled();
     }

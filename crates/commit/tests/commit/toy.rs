@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use alloy_consensus::{SignableTransaction, TxEnvelope, TxLegacy};
 use alloy_eips::Encodable2718;
 use alloy_primitives::{Signature, TxKind, keccak256};
+use atoll_commit::Ready;
 use atoll_types::{
     Address, B256, Basic, Bytes, CodeRef, Executed, KeySet, Part, Placement, PlannedGroup, Receipt,
     ReceiptKind, ShardId, SharedTx, StateKey, StateValue, Tx, TxOutcome, U256, Write, decode,
@@ -218,22 +219,28 @@ pub fn receipt(tx: &Tx, kind: ReceiptKind, round: u64, output: Option<Bytes>) ->
     }
 }
 
-/// Runs a group on its leased values: every owner's part, ascending.
-pub fn run_group(
-    placement: &Placement,
-    plan: &PlannedGroup,
-    txs: &[SharedTx],
-    leased: &HashMap<StateKey, StateValue>,
-) -> Vec<Part> {
+/// Runs a group on its leased values: every owner's part, ascending; or what it has to be leased
+/// late.
+pub fn run_group(placement: &Placement, ready: &Ready) -> Result<Vec<Part>, KeySet> {
+    let Ready { group: plan, txs, values, late, .. } = ready;
+    let leased: HashMap<StateKey, StateValue> = values.iter().copied().collect();
+    let writable = txs.iter().flat_map(|tx| &tx.keys.writes).chain(&late.writes);
+    let writable: BTreeSet<StateKey> = writable.copied().collect();
+    let owners = plan.owners.iter().copied().chain(writable.iter().map(|k| placement.owner_of(k)));
     let mut parts: BTreeMap<ShardId, Part> =
-        plan.owners.iter().map(|owner| (*owner, empty_part(plan, *owner))).collect();
-    let writable: BTreeSet<StateKey> = txs.iter().flat_map(|tx| &tx.keys.writes).copied().collect();
+        owners.map(|owner| (owner, empty_part(plan, owner))).collect();
     let mut state: BTreeMap<StateKey, StateValue> = BTreeMap::new();
+    let mut lacking = KeySet::default();
     for shared in txs {
         let at = |key: &StateKey| state.get(key).or_else(|| leased.get(key)).copied();
         let Run { ran, used, missing, writes } = run(&shared.tx, &at);
         let unfenced = used.writes.iter().filter(|key| !writable.contains(key)).copied();
         let beyond = KeySet::new(missing, unfenced);
+        let is_late = beyond.all().next().is_some();
+        if is_late && !beyond.all().any(|key| late.refused.contains(key)) {
+            lacking = lacking.union(&beyond);
+            continue;
+        }
         let Some(part) = parts.get_mut(&shared.origin) else { continue };
         let mut include = |output: Option<Bytes>| {
             part.fees += U256::from(FEE);
@@ -265,10 +272,15 @@ pub fn run_group(
         };
         part.outcomes.push((*shared.tx.hash(), outcome));
     }
-    for (key, value) in state {
-        parts.get_mut(&placement.owner_of(&key)).unwrap().writes.push((key, value));
+    if lacking.all().next().is_some() {
+        return Err(lacking);
     }
-    parts.into_values().collect()
+    for key in writable {
+        // An owner that was behind has leased less: the group is going to be aborted.
+        let Some(value) = state.get(&key).or_else(|| leased.get(&key)) else { continue };
+        parts.get_mut(&placement.owner_of(&key)).unwrap().writes.push((key, *value));
+    }
+    Ok(parts.into_values().collect())
 }
 
 pub fn empty_part(plan: &PlannedGroup, owner: ShardId) -> Part {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use atoll_commit::{BeaconRecord, OwnerConfig, Planner, PlannerConfig};
 use atoll_types::{
-    Address, Anchor, B256, GroupId, Intent, KeySet, Placement, ShardId, ShardKeys, SharedTx,
-    StateKey, TxRef, U256, Verdict, Write,
+    Address, Anchor, B256, GroupId, Intent, KeySet, Placement, ShardId, StateKey, TxRef, U256,
+    Verdict, Write,
 };
 
 use crate::{
@@ -59,31 +59,9 @@ pub fn planner_config(shards: u16, coinbase: Address) -> PlannerConfig {
         round_txs: 24,
         max_waiting: 200,
         abort_after: 12,
+        max_chain: 4,
         max_lag: 18,
         ..PlannerConfig::new(CHAIN, shards, coinbase, 1_000)
-    }
-}
-
-/// What the beacon orders of a shared transaction.
-pub fn intent(shared: &SharedTx, placement: &Placement) -> Intent {
-    let mut keys: BTreeMap<ShardId, ShardKeys> = BTreeMap::new();
-    let empty = |shard| ShardKeys { shard, reads: Vec::new(), writes: Vec::new() };
-    for key in &shared.keys.reads {
-        let shard = placement.owner_of(key);
-        keys.entry(shard).or_insert_with(|| empty(shard)).reads.push(key.fingerprint());
-    }
-    for key in &shared.keys.writes {
-        let shard = placement.owner_of(key);
-        keys.entry(shard).or_insert_with(|| empty(shard)).writes.push(key.fingerprint());
-    }
-    Intent {
-        tx: shared.reference(),
-        origin: shared.origin,
-        sender: shared.tx.sender(),
-        nonce: shared.tx.nonce(),
-        gas_limit: shared.tx.gas_limit(),
-        last_valid_round: shared.last_valid_round,
-        keys: keys.into_values().collect(),
     }
 }
 
@@ -264,7 +242,7 @@ impl World {
     fn announce(&mut self, at: usize) {
         let shard = &mut self.shards[at];
         let intents =
-            shard.announced.drain(..).map(|shared| intent(&shared, &self.placement)).collect();
+            shard.announced.drain(..).map(|shared| shared.intent(&self.placement)).collect();
         let anchor = shard.ledger.owner.anchor();
         self.send(Envelope::Beacon { intents, anchor });
     }
@@ -345,13 +323,13 @@ impl World {
             let fresh = self.fresh(ShardId(at as u16));
             let shard = &mut self.shards[at];
             shard.crash(fresh);
-            for (rule, count) in &shard.refused {
+            for (rule, count) in &shard.counts {
                 self.seen.add(rule, *count);
             }
             self.seen.add("credits kept back", shard.stuck_credits);
         }
         for decision in self.chain.iter().flat_map(|record| &record.block.decisions) {
-            let commit = matches!(decision.verdict, Verdict::Commit(_));
+            let commit = matches!(decision.verdict, Verdict::Commit { .. });
             self.seen.add(if commit { "commits" } else { "aborts" }, 1);
         }
     }

@@ -14,7 +14,9 @@ use alloy_primitives::{
 };
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use atoll_evm::{Bytecode, Effects, Empty, Executor, OnMissing, Outcome, Overlay, Run, StateView};
+use atoll_evm::{
+    Bytecode, Effects, Empty, Executor, OnMissing, Outcome, Overlay, Rules, Run, StateView,
+};
 use atoll_types::{Basic, BlockEnv, CodeRef, StateKey, StateValue, Tx};
 use revm::{
     Context, Database, DatabaseCommit, ExecuteEvm, MainBuilder, MainContext,
@@ -24,7 +26,6 @@ use revm::{
         result::{EVMError, ExecutionResult, InvalidTransaction},
     },
     database::{AccountState, CacheDB, EmptyDB},
-    primitives::hardfork::SpecId,
     state::AccountInfo,
 };
 
@@ -276,6 +277,7 @@ impl StateView for Only<'_> {
 
 pub struct World {
     pub env: BlockEnv,
+    pub rules: Rules,
     pub state: Overlay<'static, Empty>,
     pub oracle: CacheDB<EmptyDB>,
     pub executor: Executor,
@@ -288,11 +290,16 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::under(Rules::default())
+    }
+
+    pub fn under(rules: Rules) -> Self {
         Self {
             env: env(),
+            rules,
             state: Overlay::new(&Empty),
             oracle: CacheDB::new(EmptyDB::new()),
-            executor: Executor::new(&env()),
+            executor: Executor::with_rules(&env(), rules),
             fees: U256::ZERO,
             burned: U256::ZERO,
             supply: U256::ZERO,
@@ -326,7 +333,8 @@ impl World {
     }
 
     pub fn slot(&self, address: Address, slot: U256) -> U256 {
-        let value = self.state.read(&StateKey::Slot(address, 0, slot));
+        let code = self.state.read(&StateKey::Code(address)).expect("a key").code();
+        let value = self.state.read(&StateKey::Slot(address, code.incarnation, slot));
         value.expect("a state in memory has every key").slot()
     }
 
@@ -370,12 +378,12 @@ impl World {
     }
 
     pub fn run_oracle(&mut self, plan: &Plan) -> OracleResult {
-        let env = &self.env;
+        let (env, fork) = (&self.env, self.rules.fork);
         let context = Context::mainnet()
             .with_db(&mut self.oracle)
             .modify_cfg_chained(|cfg| {
                 cfg.chain_id = env.chain_id;
-                cfg.set_spec_and_mainnet_gas_params(SpecId::OSAKA);
+                cfg.set_spec_and_mainnet_gas_params(fork);
             })
             .modify_block_chained(|block| {
                 block.number = U256::from(env.number);
@@ -398,7 +406,7 @@ impl World {
 
     /// Nothing but the used keys is needed, and with each of them missing the run ends as missing.
     fn check_used(&self, tx: &Tx, run: &Run) {
-        let mut executor = Executor::new(&self.env);
+        let mut executor = Executor::with_rules(&self.env, self.rules);
         let view = Only::new(&self.state, run.used.all().copied());
         let again = executor.transact(tx, &view, OnMissing::Stop);
         assert_eq!(again.missing, [], "under-approximated: {run:?}");
@@ -437,7 +445,11 @@ impl World {
         }
         assert_eq!(sum + self.fees + self.burned, self.supply, "conservation");
         for (key, value) in self.state.clone().into_writes() {
-            if let (StateKey::Slot(address, _, slot), StateValue::Slot(word)) = (key, value) {
+            if let (StateKey::Slot(address, incarnation, slot), StateValue::Slot(word)) =
+                (key, value)
+            {
+                let code = self.state.read(&StateKey::Code(address)).expect("a key").code();
+                let word = if code.incarnation == incarnation { word } else { continue };
                 assert_eq!(self.oracle.storage(address, slot), Ok(word), "{key:?}");
             } else {
                 assert!(self.oracle.cache.accounts.contains_key(&key.address()), "{key:?}");
@@ -471,3 +483,18 @@ pub fn complaint(result: OracleResult) -> InvalidTransaction {
 }
 
 pub type Counts = HashMap<&'static str, usize>;
+
+/// A transaction that only a replay takes.
+pub fn replayed<T: SignableTransaction<Signature>>(tx: T, from: Address) -> Tx
+where
+    alloy_consensus::TxEnvelope: From<alloy_consensus::Signed<T>>,
+{
+    Tx::replayed(seal(tx), from).expect("a transaction")
+}
+
+/// First byte of a blob's hash (EIP-4844).
+pub fn blob_version() -> B256 {
+    let mut hash = B256::ZERO;
+    hash[0] = 1;
+    hash
+}

@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use atoll_api::beacon::{BeaconError, Blocks, BlocksReply, Head, HeadReply};
+use atoll_api::beacon::{
+    BeaconError, BeaconStats, BeaconStatsReply, Blocks, BlocksReply, Head, HeadReply,
+};
+use atoll_api::executor::{ExecutorError, ExecutorStats, ExecutorStatsReply};
 use atoll_api::mempool::{MempoolError, Refused, Submit, SubmitReply};
+use atoll_api::router::{RouterError, RouterStats, RouterStatsReply};
 use atoll_api::state::{
     Feed, FeedEvent, FeedReply, Lookup, LookupReply, Read, ReadReply, StateError, TxStatus,
 };
-use atoll_fabric::{Call, Context};
+use atoll_fabric::{Call, Context, Fault};
 use atoll_gateway::{BeaconLinks, ShardLinks};
 use atoll_types::{Address, B256, BeaconBlock, BlockEnv, Bytes, StateKey, StateValue, Tx};
 use tokio::sync::watch;
@@ -69,6 +73,9 @@ pub struct ShardScript {
     pub lost: u64,
     /// The gateway has a place in the feed.
     pub followed: bool,
+    /// `None`: it does not answer.
+    pub executor: Option<ExecutorStatsReply>,
+    pub router: RouterStatsReply,
 }
 
 pub type Shard = Arc<Watched<ShardScript>>;
@@ -83,7 +90,14 @@ pub fn shard() -> Shard {
 
 pub fn shard_links(shard: &Shard) -> ShardLinks {
     let link = Arc::new(Link(shard.clone()));
-    ShardLinks { submit: link.clone(), read: link.clone(), lookup: link.clone(), feed: link }
+    ShardLinks {
+        submit: link.clone(),
+        read: link.clone(),
+        lookup: link.clone(),
+        feed: link.clone(),
+        executor_stats: link.clone(),
+        router_stats: link,
+    }
 }
 
 #[async_trait]
@@ -162,8 +176,32 @@ impl Call<Feed> for Link<ShardScript> {
     }
 }
 
+#[async_trait]
+impl Call<ExecutorStats> for Link<ShardScript> {
+    async fn call(
+        &self,
+        context: Context,
+        _: ExecutorStats,
+    ) -> Result<ExecutorStatsReply, ExecutorError> {
+        match self.0.lock().executor {
+            Some(stats) => Ok(stats),
+            None if context.deadline.is_none() => panic!("it would be waited for without end"),
+            None => Err(Fault::Unreachable { reason: "nobody is there".into() }.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Call<RouterStats> for Link<ShardScript> {
+    async fn call(&self, _: Context, _: RouterStats) -> Result<RouterStatsReply, RouterError> {
+        Ok(self.0.lock().router.clone())
+    }
+}
+
 #[derive(Default)]
 pub struct BeaconScript {
+    /// `None`: it does not answer.
+    pub stats: Option<BeaconStatsReply>,
     /// Block 1 first.
     pub blocks: Vec<BeaconBlock>,
     /// Requests for blocks that were not there when they came.
@@ -178,7 +216,7 @@ pub fn beacon() -> Beacon {
 
 pub fn beacon_links(beacon: &Beacon) -> BeaconLinks {
     let link = Arc::new(Link(beacon.clone()));
-    BeaconLinks { head: link.clone(), blocks: link }
+    BeaconLinks { head: link.clone(), blocks: link.clone(), stats: link }
 }
 
 /// A block that is like all others but for these numbers. Its timestamp is a hundred times its number.
@@ -202,6 +240,14 @@ pub fn block(number: u64, settled: u64) -> BeaconBlock {
         dropped: vec![],
         anchors: vec![],
         settled,
+    }
+}
+
+#[async_trait]
+impl Call<BeaconStats> for Link<BeaconScript> {
+    async fn call(&self, _: Context, _: BeaconStats) -> Result<BeaconStatsReply, BeaconError> {
+        let stats = self.0.lock().stats.clone();
+        stats.ok_or(Fault::Unreachable { reason: "nobody is there".into() }.into())
     }
 }
 

@@ -1,9 +1,15 @@
+use atoll_api::{beacon::BeaconStatsReply, executor::ExecutorStatsReply, router::RouterStatsReply};
+use atoll_fabric::Traffic;
 use atoll_gateway::Limits;
+use atoll_meter::WorkDone;
 use atoll_types::{
-    Address, Anchored, B256, Basic, Bytes, CodeRef, CreditsDue, Decision, GroupId, PlannedGroup,
-    ShardId, StateKey, StateValue, TxRef, U256, Verdict,
+    AbortCause, Address, Anchored, B256, Basic, Bytes, CodeRef, CreditsDue, Decision, GroupId,
+    PlannedGroup, ShardId, StateKey, StateValue, TxRef, U256, Verdict,
 };
-use atoll_wire::v1::{GetAccountRequest, GetBlockRequest, GetClusterRequest, GetStorageRequest};
+use atoll_wire::v1::{
+    GetAccountRequest, GetBlockRequest, GetClusterRequest, GetStatsRequest, GetStorageRequest,
+    get_stats_response::{Refused, Traffic as WireTraffic, Work},
+};
 use tonic::Code;
 
 use crate::fakes::block;
@@ -79,8 +85,8 @@ async fn a_block_says_what_was_ordered() {
     let group = GroupId { round: 1, index: 3 };
     let digest = B256::repeat_byte(7);
     second.decisions = vec![
-        Decision { group, verdict: Verdict::Commit(digest) },
-        Decision { group, verdict: Verdict::Abort },
+        Decision { group, verdict: Verdict::Commit { digest, late: Vec::new() } },
+        Decision { group, verdict: Verdict::Abort(AbortCause::Silent) },
     ];
     second.credits.push(CreditsDue { from: ShardId(0), to: ShardId(1), up_to: 9 });
     second.dropped.push(tx(3));
@@ -131,4 +137,37 @@ async fn the_cluster_says_how_it_stands_and_who_owns_what() {
     let request = GetClusterRequest { addresses: vec![CONTRACT.to_vec().into(); 10_001] };
     let status = client.get_cluster(request).await.expect_err("too many");
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn counters_are_those_of_each_service_and_who_is_silent_is_said_to_be() {
+    let gateway = Gateway::start().await;
+    let mut client = gateway.client().await;
+    let silent = client.get_stats(GetStatsRequest {}).await.expect("an answer").into_inner();
+    assert!(silent.shards.iter().all(|shard| !shard.reachable && shard.local.is_none()));
+    assert!(!silent.beacon.expect("always set").reachable);
+
+    let work = WorkDone { batches: 1, items: 2, cpu_ns: 3 };
+    let traffic = Traffic { requests: 4, request_bytes: 5, replies: 6, reply_bytes: 7 };
+    gateway.shards[1].change(|script| {
+        script.executor = Some(ExecutorStatsReply { groups: work, wrong: 8, ..Default::default() });
+        script.router = RouterStatsReply {
+            fetch: traffic,
+            intents: 9,
+            refused: vec![("expired".into(), 10)],
+            ..Default::default()
+        };
+    });
+    let beacon = BeaconStatsReply { txs: 11, aborts: 12, cpu_ns: 13, ..Default::default() };
+    gateway.beacon.change(|script| script.stats = Some(beacon));
+    let stats = client.get_stats(GetStatsRequest {}).await.expect("an answer").into_inner();
+    assert!(!stats.shards[0].reachable);
+    let shard = &stats.shards[1];
+    assert_eq!((shard.number, shard.reachable, shard.wrong, shard.intents), (1, true, 8, 9));
+    let traffic = WireTraffic { requests: 4, request_bytes: 5, replies: 6, reply_bytes: 7 };
+    assert_eq!((shard.fetch, shard.deliver), (Some(traffic), Some(WireTraffic::default())));
+    assert_eq!(shard.groups, Some(Work { batches: 1, transactions: 2, cpu_ns: 3 }));
+    assert_eq!(shard.refused, [Refused { rule: "expired".into(), count: 10 }]);
+    let beacon = stats.beacon.expect("always set");
+    assert_eq!((beacon.transactions, beacon.aborts, beacon.cpu_ns), (11, 12, 13));
 }

@@ -13,10 +13,10 @@ use atoll_types::{Placement, Tx};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetBlockRequest,
     GetBlockResponse, GetClusterRequest, GetClusterResponse, GetReceiptRequest, GetReceiptResponse,
-    GetStorageRequest, GetStorageResponse, SubmitOutcome, SubmitTransactionRequest,
-    SubmitTransactionResponse, SubmitTransactionsRequest, SubmitTransactionsResponse,
-    TransactionFinality, TransactionKind, TransactionReceipt, WatchReceiptsRequest,
-    WatchReceiptsResponse,
+    GetStatsRequest, GetStatsResponse, GetStorageRequest, GetStorageResponse, SubmitOutcome,
+    SubmitTransactionRequest, SubmitTransactionResponse, SubmitTransactionsRequest,
+    SubmitTransactionsResponse, TransactionFinality, TransactionKind, TransactionReceipt,
+    WatchReceiptsRequest, WatchReceiptsResponse,
     get_cluster_response::Shard,
     ledger_service_server::{LedgerService, LedgerServiceServer},
     submit_transactions_response,
@@ -352,6 +352,10 @@ impl LedgerService for Handle {
             owners: addresses.into_iter().map(owner).collect(),
             ..Default::default()
         }))
+    }
+
+    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Reply<GetStatsResponse> {
+        Err(Status::unimplemented("nothing is counted"))
     }
 
     async fn submit_transaction(

@@ -7,9 +7,9 @@ use alloy_primitives::{Address, B256, keccak256};
 use anyhow::{Context, anyhow};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetClusterRequest,
-    GetClusterResponse, GetReceiptRequest, GetStorageRequest, GetStorageResponse,
-    SubmitTransactionRequest, TransactionFinality, TransactionReceipt, get_receipt_request::Wait,
-    ledger_service_client::LedgerServiceClient,
+    GetClusterResponse, GetReceiptRequest, GetStatsRequest, GetStatsResponse, GetStorageRequest,
+    GetStorageResponse, SubmitTransactionRequest, TransactionFinality, TransactionReceipt,
+    get_receipt_request::Wait, ledger_service_client::LedgerServiceClient,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -83,6 +83,14 @@ impl Client {
         let request = GetClusterRequest { addresses };
         self.read("cannot ask how the cluster stands", async |_| {
             self.grpc.clone().get_cluster(request.clone()).await
+        })
+        .await
+    }
+
+    /// What shards and beacon have counted.
+    pub async fn stats(&self) -> anyhow::Result<GetStatsResponse> {
+        self.read("cannot ask what was counted", async |_| {
+            self.grpc.clone().get_stats(GetStatsRequest {}).await
         })
         .await
     }

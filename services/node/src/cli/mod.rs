@@ -1,4 +1,5 @@
-//! Commands that use a running cluster through its public API, `atoll.v1.LedgerService`.
+//! Commands that use a running cluster through its public API, `atoll.v1.LedgerService`, and
+//! `statetest`, which needs none.
 //!
 //! Each file holds one command: what it can be told (`…Args`), `run`, and a report that is shown as
 //! aligned text or, with `--json`, as one JSON object.
@@ -16,6 +17,8 @@ pub mod account;
 pub mod call;
 pub mod cluster;
 pub mod receipt;
+pub mod statetest;
+pub mod stats;
 pub mod target;
 pub mod tx;
 
@@ -64,6 +67,15 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Runs Ethereum's state tests through this executor, on one shard or across many
+    Statetest(statetest::StatetestArgs),
+    /// Shows what shards and beacon have counted since they were started
+    Stats {
+        #[command(flatten)]
+        args: stats::StatsArgs,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 impl Command {
@@ -75,6 +87,8 @@ impl Command {
             Self::Call { args, target } => call::run(args, target).await,
             Self::Receipt { args, target } => receipt::run(args, target).await,
             Self::Cluster { args, target } => cluster::run(args, target).await,
+            Self::Statetest(args) => statetest::run(&args),
+            Self::Stats { args, target } => stats::run(args, target).await,
         }
     }
 }

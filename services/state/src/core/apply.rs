@@ -6,7 +6,7 @@ use atoll_api::state::{Change, Ended, FeedEvent, ReceiptEvent, StateError};
 use atoll_commit::{CutEffects, EpochWrite};
 use atoll_store::StoreError;
 use atoll_types::{
-    B256, BeaconBlock, Finality, LocalBlock, PlannedGroup, Receipt, ReceiptKind, SharedTx,
+    B256, BeaconBlock, Finality, KeySet, LocalBlock, PlannedGroup, Receipt, ReceiptKind, SharedTx,
     StateKey, encode,
 };
 
@@ -17,7 +17,7 @@ impl Core {
     /// Checks a record against the state, as its operation did, and applies it.
     pub(super) fn replay(&mut self, record: Record) -> Result<(), StateError> {
         match &record {
-            Record::Block(block) => self.owner.check_block(block).map_err(refused)?,
+            Record::Block(block) => self.owner.check_block(block, &[]).map_err(refused)?,
             Record::Cut(block) => self.owner.check_cut(block).map_err(refused)?,
             _ => {}
         }
@@ -54,6 +54,13 @@ impl Core {
             Record::Settle(settlement) => {
                 let ended = self.owner.settle(*settlement);
                 self.payments_ended(ended);
+            }
+            Record::Grants(grants) => {
+                let fenced = grants.iter().flat_map(|(id, values)| self.owner.grant(*id, values));
+                let fenced: Vec<StateKey> = fenced.collect();
+                if !fenced.is_empty() {
+                    self.changes.push(Change { fenced, ..Change::default() });
+                }
             }
             Record::Codes(codes) => {
                 for code in codes {
@@ -119,6 +126,7 @@ impl Core {
         for violation in &effects.violations {
             tracing::error!(round = number, violation, "the beacon broke a rule of the protocol");
         }
+        self.note_cut(number, &effects);
         for write in &effects.writes {
             self.write(*write)?;
         }
@@ -142,6 +150,20 @@ impl Core {
         self.ended(&effects.ended, &effects.dropped, change);
         self.history.prune(number);
         Ok((effects.returned, effects.opened))
+    }
+
+    /// What a cut has used, for late leases.
+    fn note_cut(&mut self, number: u64, effects: &CutEffects) {
+        // State at this cut has the deposits, and no group of this round.
+        let deposits = effects.deposits.iter().map(|key| (key, number.saturating_sub(1)));
+        let writes = effects.writes.iter().map(|write| (&write.key, write.epoch));
+        for (key, epoch) in deposits.chain(writes) {
+            self.touched.note(key, epoch, None);
+        }
+        for plan in &effects.opened {
+            let keys = self.owner.keys(plan.id).into_iter().flat_map(KeySet::all);
+            keys.for_each(|key| self.touched.note(key, number, Some(plan.id)));
+        }
     }
 
     fn apply_share(&mut self, txs: &[SharedTx]) {

@@ -43,7 +43,8 @@ impl Core {
             ..CutReply::default()
         };
         for plan in opened {
-            if let Some(lease) = self.owner.lease(plan.id) {
+            let leased = plan.owners.contains(&self.owner.shard());
+            if let Some(lease) = self.owner.lease(plan.id).filter(|_| leased) {
                 reply.leases.push(LeaseOut { to: plan.executor, lease: lease.clone() });
             }
             if plan.executor == self.owner.shard() {

@@ -11,10 +11,10 @@ use atoll_api::state::{
 use atoll_commit::OwnerConfig;
 use atoll_store::{Index, Log, MemoryIndex, MemoryLog};
 use atoll_types::{
-    Address, B256, Basic, BeaconBlock, BlockEnv, Bytes, Credit, CreditKind, CreditsDue, Decision,
-    Executed, GroupId, GroupResult, KeySet, LocalBlock, LocalTx, Part, PartMessage, Placement,
-    PlannedGroup, Receipt, ReceiptKind, Settlement, ShardId, SharedTx, StateKey, StateValue, Tx,
-    TxOutcome, U256, Verdict, encode,
+    AbortCause, Address, B256, Basic, BeaconBlock, BlockEnv, Bytes, Credit, CreditKind, CreditsDue,
+    Decision, Executed, GroupId, GroupResult, KeySet, LocalBlock, LocalTx, Part, PartMessage,
+    Placement, PlannedGroup, Receipt, ReceiptKind, Settlement, ShardId, SharedTx, StateKey,
+    StateValue, Tx, TxOutcome, U256, Verdict, encode,
 };
 
 use super::{Core, CoreConfig, Done, GenesisAccount, OpenError};
@@ -202,7 +202,7 @@ impl Stage {
             fees: U256::from(3),
             burned: U256::from(2),
         };
-        let done = self.core.append(Append { block });
+        let done = self.core.append(Append { block, reads: Vec::new() });
         self.done(done);
     }
 
@@ -218,6 +218,8 @@ impl Stage {
             origin: HERE,
             attempt,
             wrong: 0,
+            absences: 0,
+            silences: 0,
             keys: KeySet::new([], writes),
             last_valid_round: 900,
         }
@@ -256,7 +258,10 @@ impl Stage {
             sources: Vec::new(),
         };
         let mut here = part(HERE);
-        here.writes.push((self.slot(), StateValue::Slot(U256::from(word))));
+        let lease = self.core.owner.lease(plan.id).unwrap();
+        here.writes.clone_from(&lease.values);
+        let slot = here.writes.iter_mut().find(|(key, _)| *key == self.slot());
+        slot.unwrap().1 = StateValue::Slot(U256::from(word));
         let kind = ReceiptKind::Group(plan.id);
         here.receipts.push(receipt(&shared.tx, kind, plan.id.round, 0));
         here.outcomes.push((*shared.tx.hash(), TxOutcome::Executed));
@@ -315,7 +320,7 @@ impl Stage {
             block.credits.push(CreditsDue { from: THERE, to: HERE, up_to: 1 });
         });
         self.cut(|block| {
-            let verdict = Verdict::Commit(part.digest());
+            let verdict = Verdict::Commit { digest: part.digest(), late: Vec::new() };
             block.decisions.push(Decision { group: plan.id, verdict });
         });
         self.append(
@@ -330,7 +335,7 @@ impl Stage {
         self.share(shared.clone());
         let plan = self.plan(&shared);
         self.cut(|block| {
-            let verdict = Verdict::Abort;
+            let verdict = Verdict::Abort(AbortCause::Silent);
             block.decisions.push(Decision { group: plan.id, verdict });
         });
         let tx = self.shared(2, 2).reference();

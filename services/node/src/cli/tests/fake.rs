@@ -19,6 +19,7 @@ type Answers<T> = VecDeque<Result<T, Status>>;
 #[derive(Default)]
 pub struct Script {
     pub cluster: GetClusterResponse,
+    pub stats: GetStatsResponse,
     pub submit: Answers<()>,
     pub receipts: Answers<TransactionReceipt>,
     pub calls: Answers<CallResponse>,
@@ -178,5 +179,12 @@ impl LedgerService for Gateway {
         _: Request<GetClusterRequest>,
     ) -> Result<Response<GetClusterResponse>, Status> {
         Ok(Response::new(self.with(|script| script.cluster.clone())))
+    }
+
+    async fn get_stats(
+        &self,
+        _: Request<GetStatsRequest>,
+    ) -> Result<Response<GetStatsResponse>, Status> {
+        Ok(Response::new(self.with(|script| script.stats.clone())))
     }
 }

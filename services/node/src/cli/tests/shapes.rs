@@ -2,9 +2,10 @@
 
 use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
 use atoll_wire::v1::get_cluster_response::{Limits, Shard};
+use atoll_wire::v1::get_stats_response as stats;
 use atoll_wire::v1::{
-    CallOutcome, CallResponse, GetAccountResponse, GetClusterResponse, TransactionFinality,
-    TransactionKind, TransactionLog, TransactionReceipt,
+    CallOutcome, CallResponse, GetAccountResponse, GetClusterResponse, GetStatsResponse,
+    TransactionFinality, TransactionKind, TransactionLog, TransactionReceipt,
 };
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use crate::cli::call::CallReport;
 use crate::cli::cluster::ClusterReport;
 use crate::cli::receipt::ReceiptReport;
 use crate::cli::show::Report as _;
+use crate::cli::stats::StatsReport;
 
 const ONE: Address = Address::repeat_byte(0x11);
 const TWO: Address = Address::repeat_byte(0x22);
@@ -296,4 +298,75 @@ address{}  shard
     ];
     assert_eq!(names, expected);
     assert!(ClusterReport::read("http://h:1", vec![], reply).is_err());
+}
+
+#[test]
+fn counters() {
+    let traffic = |n| stats::Traffic {
+        requests: n,
+        request_bytes: 1_000 * n,
+        replies: n,
+        reply_bytes: 20 * n,
+    };
+    let work = |n| stats::Work { batches: 1, transactions: n, cpu_ns: 12_345_678 * n };
+    let shard = stats::Shard {
+        reachable: true,
+        deliver: Some(traffic(30)),
+        blocks: Some(traffic(1)),
+        local: Some(work(7)),
+        groups: Some(work(2)),
+        wrong: 1,
+        intents: 3,
+        refused: vec![stats::Refused { rule: "expired".into(), count: 2 }],
+        ..stats::Shard::default()
+    };
+    let beacon = stats::Beacon {
+        reachable: true,
+        blocks: 9,
+        intents: 3,
+        groups: 1,
+        transactions: 3,
+        commits: 1,
+        cpu_ns: 1_000_000,
+        ..stats::Beacon::default()
+    };
+    let away = stats::Shard { number: 1, ..stats::Shard::default() };
+    let reply = GetStatsResponse { shards: vec![shard, away], beacon: Some(beacon) };
+    let report = StatsReport { url: "http://h:1".into(), reply };
+    let expected = "\
+cluster  http://h:1
+beacon   9 blocks, 3 intents, 0.001 s of CPU time
+groups   1 group of 3 transactions, 1 committed, 0 aborted
+refused  -
+
+shard                           0  1
+local transactions              7  ?
+  CPU time                0.086 s  ?
+transactions in groups          2  ?
+  CPU time                0.025 s  ?
+predictions                     0  ?
+  CPU time                0.000 s  ?
+wrong predictions               1  ?
+values in flight sent           0  ?
+late leases asked for           0  ?
+  keys refused                  0  ?
+escalated                       0  ?
+credits                         0  ?
+intents                         3  ?
+messages: deliver              60  ?
+  bytes                   30.6 kB  ?
+messages: fetch                 0  ?
+  bytes                       0 B  ?
+messages: announce              0  ?
+  bytes                       0 B  ?
+messages: blocks                2  ?
+  bytes                    1020 B  ?
+refused                 expired 2  ?";
+    assert_eq!(report.text(), expected);
+    let json = report.json();
+    assert_eq!(json["beacon"]["transactions"], json!(3));
+    assert_eq!(json["shards"][0]["local"]["cpu_ns"], json!(86_419_746));
+    assert_eq!(json["shards"][0]["deliver"]["request_bytes"], json!(30_000));
+    assert_eq!(json["shards"][0]["refused"], json!({ "expired": 2 }));
+    assert_eq!(json["shards"][1]["reachable"], json!(false));
 }

@@ -14,7 +14,7 @@ use atoll_wire::v1::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{
-    Code,
+    Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -23,13 +23,15 @@ use crate::{PATIENCE, wallet::Signed};
 /// Requests of one batch under way at a time; a connection may have 256.
 const REQUESTS: usize = 64;
 /// Pause before what was refused for a while is tried again.
-const RETRY: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 const MESSAGE_BYTES: usize = 64 << 20;
+
+type Client = LedgerServiceClient<Channel>;
 
 /// A connection to a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
-    pub client: LedgerServiceClient<Channel>,
+    pub client: Client,
 }
 
 /// An account as the API tells it.
@@ -114,6 +116,23 @@ impl Api {
         self.wait(hash, Wait::Final).await
     }
 
+    /// As [`Api::end_of`], and offers the transaction again while it is pending: a pool that stops
+    /// forgets.
+    pub async fn bring_to_end(&self, tx: &Signed) -> anyhow::Result<TransactionReceipt> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let known = self.known(tx.hash, Wait::Final, 2_000).await?;
+            let ends = [TransactionFinality::Final, TransactionFinality::Dropped];
+            if ends.contains(&known.finality()) {
+                return Ok(known);
+            }
+            let outcome = self.offer(tx).await?.as_str_name();
+            if Instant::now() >= deadline {
+                bail!("{} is not done after {PATIENCE:?}, offered again: {outcome}", tx.hash);
+            }
+        }
+    }
+
     /// The receipt of a transaction as soon as it is executed or final, or was dropped.
     pub async fn executed(&self, hash: B256) -> anyhow::Result<TransactionReceipt> {
         self.wait(hash, Wait::Executed).await
@@ -191,7 +210,8 @@ impl Api {
     pub async fn account(&self, address: Address, min_cut: u64) -> anyhow::Result<Account> {
         let request =
             GetAccountRequest { address: wire(address.as_slice()), min_cut, with_code: false };
-        let account = self.client.clone().get_account(request).await?.into_inner();
+        let ask = |mut client: Client, request| async move { client.get_account(request).await };
+        let account = self.patiently(request, ask).await?;
         Ok(Account {
             nonce: account.nonce,
             balance: word(&account.balance),
@@ -209,7 +229,31 @@ impl Api {
     ) -> anyhow::Result<U256> {
         let slot = wire(&slot.to_be_bytes::<32>());
         let request = GetStorageRequest { address: wire(address.as_slice()), slot, min_cut };
-        Ok(word(&self.client.clone().get_storage(request).await?.into_inner().value))
+        let ask = |mut client: Client, request| async move { client.get_storage(request).await };
+        Ok(word(&self.patiently(request, ask).await?.value))
+    }
+
+    /// Asks until there is an answer: a shard may be away for a while.
+    async fn patiently<M: Clone, R, F>(
+        &self,
+        request: M,
+        ask: impl Fn(Client, M) -> F,
+    ) -> anyhow::Result<R>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = match ask(self.client.clone(), request.clone()).await {
+                Ok(reply) => return Ok(reply.into_inner()),
+                Err(status) => status,
+            };
+            let passes = [Code::Unavailable, Code::DeadlineExceeded, Code::ResourceExhausted];
+            if !passes.contains(&status.code()) || Instant::now() >= deadline {
+                return Err(status.into());
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Calls a contract without changing anything.

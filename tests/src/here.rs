@@ -15,8 +15,12 @@ use atoll_api::{
 };
 use atoll_fabric::Context;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
-use crate::{CHAIN_ID, PATIENCE, api::Api};
+use crate::{
+    CHAIN_ID, PATIENCE,
+    api::{Api, RETRY},
+};
 
 /// Time of beacon block 0, in milliseconds since 1970: a round number in the past.
 const GENESIS_TIME_MS: u64 = 1_700_000_000_000;
@@ -68,7 +72,7 @@ impl Here {
         Self::open(config, data).await
     }
 
-    async fn open(config: Config, data: TempDir) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: Config, data: TempDir) -> anyhow::Result<Self> {
         let cluster = Cluster::start(&config).await?;
         let address = cluster.gateway.context("the cluster has no gateway")?;
         let api = Api::connect(&format!("http://{address}")).await?;
@@ -86,10 +90,16 @@ impl Here {
     /// across shards.
     pub async fn is_unknown(&self, sender: Address, tx: B256) -> anyhow::Result<bool> {
         let shard = usize::from(self.cluster.placement.owner(&sender).0);
-        let context = Context::none().with_timeout(PATIENCE);
-        let ask = Lookup { txs: vec![tx] };
-        let known = self.cluster.shards[shard].state.lookup.call(context, ask).await?;
-        Ok(known.statuses.iter().all(Option::is_none))
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let context = Context::none().with_timeout(PATIENCE);
+            let ask = Lookup { txs: vec![tx] };
+            match self.cluster.shards[shard].state.lookup.call(context, ask).await {
+                Ok(known) => return Ok(known.statuses.iter().all(Option::is_none)),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
     }
 
     /// What is under way on the shards and at the beacon, for whoever finds that something does not

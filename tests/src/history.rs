@@ -111,7 +111,7 @@ fn context() -> Context {
 }
 
 /// Adds the blocks that came since; waits for one if none did.
-async fn follow(here: &Here, blocks: &mut Vec<BeaconBlock>) -> anyhow::Result<()> {
+pub async fn follow(here: &Here, blocks: &mut Vec<BeaconBlock>) -> anyhow::Result<()> {
     loop {
         let ask = Blocks { after: blocks.len() as u64 - 1, max: 256, wait_ms: 10_000 };
         let new = here.cluster.beacon.blocks.call(context(), ask).await?.blocks;

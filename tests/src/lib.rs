@@ -1,15 +1,18 @@
 //! What tests of whole clusters share.
 //!
-//! - [`here`]: a cluster in this process;
+//! - [`here`], [`apart`]: a cluster in this process, and a shard of it that can be stopped alone;
 //! - [`api`]: a client of the public API, which waits with a deadline;
 //! - [`wallet`]: keys and signed transactions;
 //! - [`contracts`]: the contracts of `contracts/artifacts`;
 //! - [`program`]: random programs of transactions, and who carries them out;
+//! - [`check`]: all of what follows, in one go;
 //! - [`history`], [`order`], [`replay`], [`compare`]: what a cluster has recorded, the serial order
 //!   that follows from it, one machine with plain revm that runs this order, and the two final
 //!   states side by side.
 
+pub mod apart;
 pub mod api;
+pub mod check;
 pub mod compare;
 pub mod contracts;
 pub mod here;

@@ -4,9 +4,10 @@
 //! `ATOLL_SEED` gives another program, `ATOLL_ROUNDS` the number of transactions of each sender.
 
 use atoll_tests::{
+    check::{compare, program, run},
     compare::differences,
     here::Here,
-    history::{History, no_fence_is_left},
+    history::History,
     order::{self, Arrival, Place, Step, serial_order},
     program::Program,
     replay::{self, Replay},
@@ -16,47 +17,20 @@ use atoll_wire::v1::TransactionKind;
 /// Transactions of each sender.
 const ROUNDS: usize = 6;
 
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
-
-fn program(shards: u16, seed: u64) -> anyhow::Result<Program> {
-    atoll_tests::log();
-    let seed = from_environment("ATOLL_SEED").unwrap_or(seed);
-    let rounds = from_environment("ATOLL_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
-    println!("{shards} shards, ATOLL_SEED={seed} ATOLL_ROUNDS={rounds}");
-    Program::new(seed, shards, rounds)
-}
-
-/// Carries out a program, and compares.
+/// On a cluster of its own.
 async fn check(program: Program) -> anyhow::Result<(order::Counts, replay::Counts)> {
     let here = Here::start(&program.shape()).await?;
-    let txs = match program.run(&here).await {
-        Ok(txs) => txs,
-        Err(error) => {
-            println!("{}", here.describe().await?);
-            return Err(error);
-        }
-    };
-    let history = History::of(&here, txs).await?;
-    let (steps, order) = serial_order(&history)?;
-    let replay = Replay::run(&history, &steps);
-    println!("{order:?}\n{:?}", replay.counts);
-    let mut found = replay.differences.clone();
-    found.extend(differences(&here.api, &history, &replay).await?);
-    no_fence_is_left(&here).await?;
+    let txs = run(&program, &here).await?;
+    let counts = compare(&program, &here, txs).await?;
     here.stop().await;
-    let (seed, shards) = (program.seed, program.world.placement.shards());
-    assert!(found.is_empty(), "seed {seed}, {shards} shards:\n{}", found.join("\n"));
-    Ok((order, replay.counts))
+    Ok(counts)
 }
 
 /// With a beacon at its usual pace, and with a hasty one.
 async fn check_twice(shards: u16) -> anyhow::Result<()> {
     for (program, name) in [
-        (program(shards, u64::from(shards))?, "usual"),
-        (program(shards, 100 + u64::from(shards))?.hasty(), "hasty"),
+        (program(shards, u64::from(shards), ROUNDS)?, "usual"),
+        (program(shards, 100 + u64::from(shards), ROUNDS)?.hasty(), "hasty"),
     ] {
         let (order, replay) = check(program).await?;
         // What the test is about has to have happened.
@@ -90,7 +64,7 @@ async fn eight_shards() -> anyhow::Result<()> {
 /// An oracle that cannot fail says nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_changed_is_found() -> anyhow::Result<()> {
-    let program = program(3, 7)?;
+    let program = program(3, 7, ROUNDS)?;
     let here = Here::start(&program.shape()).await?;
     let history = History::of(&here, program.run(&here).await?).await?;
     let (steps, _) = serial_order(&history)?;

@@ -4,12 +4,13 @@
 //! Nothing here is durable: what is lost is asked for again, and the same leases give the same
 //! results.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use alloy_primitives::keccak256;
 use atoll_types::{
-    B256, BlockEnv, Flight, GroupDigest, GroupId, GroupToRun, InFlight, KeySet, LateAsk, LateLease,
-    Lease, Part, PartMessage, Placement, PlannedGroup, ShardId, SharedTx, StateKey, StateValue,
-    TxRef, U256, Want, Write, group_digest,
+    B256, BlockEnv, Bytes, Flight, GroupDigest, GroupId, GroupToRun, InFlight, KeySet, LateAsk,
+    LateLease, Lease, Part, PartMessage, Placement, PlannedGroup, ShardId, SharedTx, StateKey,
+    StateValue, TxRef, U256, Want, Write, group_digest,
 };
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ const MAX_EARLY: usize = 16_384;
 const MAX_WANTS: usize = 16_384;
 /// How often a group may ask for late leases. What it lacks after that is a wrong prediction.
 const MAX_LATE_PASSES: u32 = 8;
+/// How often an owner is asked again for a late lease before that counts as refused.
+const MAX_LATE_AGAIN: u32 = 3;
 
 /// A group with all that it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +83,8 @@ struct Asking {
     ready: Ready,
     /// What each owner has been asked for and has not answered.
     asked: BTreeMap<ShardId, KeySet>,
+    /// How often it was asked again.
+    again: u32,
 }
 
 /// A group that was run.
@@ -112,6 +117,17 @@ impl Ended {
         *self.digest.get_or_insert_with(manifest)
     }
 
+    /// Code that the group has created, as far as these values name it.
+    fn codes(&self, values: &[Write]) -> Vec<Bytes> {
+        let named = values.iter().filter(|(key, _)| matches!(key, StateKey::Code(_)));
+        let named: HashSet<B256> = named.map(|(_, value)| value.code().hash).collect();
+        if named.is_empty() {
+            return Vec::new();
+        }
+        let all = self.parts.iter().flat_map(|part| &part.codes);
+        all.filter(|code| named.contains(&keccak256(code))).cloned().collect()
+    }
+
     fn value(&self, key: &StateKey) -> Option<StateValue> {
         let find = |part: &Part| {
             let at = part.writes.binary_search_by_key(key, |(key, _)| *key).ok()?;
@@ -131,7 +147,7 @@ pub struct Executor {
     asking: HashMap<GroupId, Asking>,
     ended: HashMap<GroupId, Ended>,
     /// Groups here that wait for the result of a group that runs here.
-    waiting: HashMap<GroupId, Vec<GroupId>>,
+    waiting: HashMap<GroupId, BTreeSet<GroupId>>,
     /// What others want of groups that have no durable result.
     wants: HashMap<GroupId, Vec<(ShardId, Want)>>,
     wants_held: usize,
@@ -185,10 +201,7 @@ impl Executor {
         let mut effects = Vec::new();
         for flight in &lease.in_flight {
             if flight.executor == self.shard {
-                let waiting = self.waiting.entry(flight.group).or_default();
-                if waiting.last() != Some(&id) {
-                    waiting.push(id);
-                }
+                self.waiting.entry(flight.group).or_default().insert(id);
             }
         }
         effects.extend(self.wants_of(&lease));
@@ -215,27 +228,29 @@ impl Executor {
         if let Some(ended) = self.ended.get_mut(&want.source).filter(|ended| ended.kept) {
             return Some(flight(from, &want, ended));
         }
-        let wants = self.wants.entry(want.source).or_default();
-        if self.wants_held < MAX_WANTS && !wants.iter().any(|held| *held == (from, want.clone())) {
-            wants.push((from, want));
-            self.wants_held += 1;
+        if self.wants_held < MAX_WANTS {
+            let wants = self.wants.entry(want.source).or_default();
+            if !wants.iter().any(|(shard, held)| *shard == from && *held == want) {
+                wants.push((from, want));
+                self.wants_held += 1;
+            }
         }
         None
     }
 
     /// Values in flight from the executor of their group.
     pub fn flight(&mut self, from: ShardId, flight: Flight) -> Option<ExecutorEffect> {
-        let Flight { source, mut digest, to, mut values } = flight;
+        let Flight { source, mut digest, to, mut values, codes: _ } = flight;
         if self.bug.is(Planted::OtherSource) {
             digest = B256::ZERO;
             values.iter_mut().for_each(|(key, value)| *value = key.absent());
         }
         let gathering = self.gathering.get_mut(&to)?;
-        for (key, value) in values {
-            let meant = |f: &InFlight| (f.group, f.key, f.executor) == (source, key, from);
-            if gathering.in_flight().any(meant) {
-                gathering.landed.insert((source, key), (value, digest));
-            }
+        let meant = |f: &&InFlight| (f.group, f.executor) == (source, from);
+        let expected: HashSet<StateKey> =
+            gathering.in_flight().filter(meant).map(|flight| flight.key).collect();
+        for (key, value) in values.into_iter().filter(|(key, _)| expected.contains(key)) {
+            gathering.landed.insert((source, key), (value, digest));
         }
         self.try_run(to)
     }
@@ -272,7 +287,7 @@ impl Executor {
         for key in &keys.writes {
             asked.entry(placement.owner_of(key)).or_default().writes.push(*key);
         }
-        let asking = Asking { ready, asked };
+        let asking = Asking { ready, asked, again: 0 };
         let effects = asking.effects().collect();
         self.asking.insert(id, asking);
         effects
@@ -402,14 +417,28 @@ impl Executor {
         planned.flatten().collect()
     }
 
-    /// Requests for values in flight and for late leases that have not been answered.
-    pub fn wanted(&self) -> Vec<ExecutorEffect> {
+    /// Requests for values in flight and for late leases that have not been answered, to be made again.
+    /// Who does not answer for long refuses: the owner may be away, and the group is not to hang on
+    /// what nobody predicted.
+    pub fn again(&mut self) -> Vec<ExecutorEffect> {
         let planned = self.gathering.values().filter(|gathering| gathering.group.is_some());
-        planned
-            .flat_map(|gathering| gathering.leases.values())
-            .flat_map(|lease| self.wants_of(lease))
-            .chain(self.asking.values().flat_map(Asking::effects))
-            .collect()
+        let leases = planned.flat_map(|gathering| gathering.leases.values());
+        let mut effects: Vec<_> = leases.flat_map(|lease| self.wants_of(lease)).collect();
+        let gives_up = |_: &GroupId, asking: &mut Asking| {
+            asking.again += 1;
+            asking.again > MAX_LATE_AGAIN
+        };
+        for (_, Asking { mut ready, asked, .. }) in self.asking.extract_if(gives_up) {
+            ready.late.refused.extend(asked.values().flat_map(KeySet::all));
+            effects.push(ExecutorEffect::Run(Box::new(ready)));
+        }
+        effects.extend(self.asking.values().flat_map(Asking::effects));
+        effects
+    }
+
+    /// Whether the durable result of a group is known here.
+    pub fn is_kept(&self, id: GroupId) -> bool {
+        self.ended.get(&id).is_some_and(|ended| ended.kept)
     }
 
     /// Forgets groups that are decided, given the ones that were open at a cut, and early leases of
@@ -435,9 +464,10 @@ impl Executor {
 
 fn flight(to: ShardId, want: &Want, ended: &mut Ended) -> ExecutorEffect {
     let value = |key: &StateKey| Some((*key, ended.value(key)?));
-    let values = want.keys.iter().filter_map(value).collect();
+    let values: Vec<Write> = want.keys.iter().filter_map(value).collect();
+    let codes = ended.codes(&values);
     let (source, digest) = (want.source, ended.digest());
-    ExecutorEffect::Flight { to, flight: Flight { source, digest, to: want.to, values } }
+    ExecutorEffect::Flight { to, flight: Flight { source, digest, to: want.to, values, codes } }
 }
 
 fn paid(account: &StateValue, amount: U256) -> atoll_types::Basic {

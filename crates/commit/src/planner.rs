@@ -98,6 +98,9 @@ struct Open {
     writes: Vec<u64>,
     /// Groups that were undecided when it was planned, and may write what it uses.
     behind: Vec<GroupId>,
+    /// Its own round, or the block that decided the last one that it was behind: from then on there was
+    /// nothing more for it to wait for.
+    since: u64,
 }
 
 /// The beacon's whole state.
@@ -113,6 +116,8 @@ pub struct Planner {
     planned: HashMap<TxRef, u64>,
     planned_until: BTreeMap<u64, Vec<TxRef>>,
     open: BTreeMap<GroupId, Open>,
+    /// Open groups that are behind an open group.
+    followers: HashMap<GroupId, Vec<GroupId>>,
     /// Groups that were committed while some open group may have been waiting for them.
     committed: HashMap<GroupId, B256>,
     /// When they were, oldest first.
@@ -143,6 +148,7 @@ impl Planner {
             planned: HashMap::default(),
             planned_until: BTreeMap::new(),
             open: BTreeMap::new(),
+            followers: HashMap::default(),
             committed: HashMap::default(),
             committed_at: VecDeque::new(),
             fenced: HashMap::default(),
@@ -339,8 +345,12 @@ impl Planner {
             self.planned.insert(intent.tx, intent.last_valid_round);
             self.planned_until.entry(intent.last_valid_round).or_default().push(intent.tx);
         }
+        for source in &behind {
+            self.followers.entry(*source).or_default().push(group.id);
+        }
         let (executor, owners) = (group.executor, group.owners.clone());
-        self.open.insert(group.id, Open { executor, owners, writes, behind });
+        self.open
+            .insert(group.id, Open { executor, owners, writes, behind, since: group.id.round });
     }
 
     fn due_credits(&self) -> Vec<CreditsDue> {

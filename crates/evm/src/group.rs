@@ -95,7 +95,8 @@ impl Group<'_> {
             fenced: &fenced,
             block: Sequential::new(self.env, self.rules, fees, &leased),
             parts: owners.map(|owner| (owner, self.part(owner))).collect(),
-            lacking: KeySet::default(),
+            lacking: Default::default(),
+            refused: self.refused.iter().copied().collect(),
         }
         .run()
     }
@@ -148,8 +149,9 @@ struct Running<'a> {
     fenced: &'a HashSet<StateKey>,
     block: Sequential<'a, Leased<'a>>,
     parts: BTreeMap<ShardId, Part>,
-    /// What has to be leased late before there can be a result.
-    lacking: KeySet,
+    /// Keys to be read and written that have to be leased late before there can be a result.
+    lacking: (Vec<StateKey>, Vec<StateKey>),
+    refused: HashSet<StateKey>,
 }
 
 impl Running<'_> {
@@ -162,8 +164,9 @@ impl Running<'_> {
                 part.outcomes.push((*tx.tx.hash(), outcome));
             }
         }
-        if self.lacking.all().next().is_some() {
-            return Err(GroupError::Lacks(self.lacking));
+        let (reads, writes) = std::mem::take(&mut self.lacking);
+        if !reads.is_empty() || !writes.is_empty() {
+            return Err(GroupError::Lacks(KeySet::new(reads, writes)));
         }
         self.split()
     }
@@ -174,7 +177,7 @@ impl Running<'_> {
             return Err(GroupError::Codes(run.missing_codes));
         }
         if let Some(missing) = self.beyond(&run) {
-            if missing.all().any(|key| self.group.refused.contains(key)) {
+            if missing.all().any(|key| self.refused.contains(key)) {
                 return Ok(self.wrong(index, shared, missing));
             }
             return Ok(self.lacks(run, missing));
@@ -195,7 +198,8 @@ impl Running<'_> {
     fn lacks(&mut self, run: Run, missing: KeySet) -> TxOutcome {
         let reads = missing.reads.iter().filter(|key| !self.leased.values.contains_key(key));
         let writes = missing.writes.iter().filter(|key| !self.fenced.contains(key));
-        self.lacking = self.lacking.union(&KeySet::new(reads.copied(), writes.copied()));
+        self.lacking.0.extend(reads);
+        self.lacking.1.extend(writes);
         if let Outcome::Executed(effects) = &run.outcome {
             self.block.keep(effects);
         }

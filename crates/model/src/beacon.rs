@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
+use atoll_commit::{BeaconRecord, Planner};
 use atoll_invariants::Property;
 use atoll_types::{Anchor, B256, BeaconBlock, Intent, ShardKeys, SharedTx, Verdict};
 
@@ -39,11 +39,11 @@ pub struct Beacon {
 
 impl Beacon {
     /// A beacon at block 0.
-    pub fn new(config: &PlannerConfig) -> Self {
+    pub fn new(scenario: &Scenario) -> Self {
         let mut beacon = Self {
-            planner: Planner::new(config.clone()),
+            planner: planner(scenario),
             chain: Vec::new(),
-            heard: vec![Default::default(); usize::from(config.shards)],
+            heard: vec![Default::default(); usize::from(scenario.planner.shards)],
             known: BTreeSet::new(),
             history: 0,
             hash: 0,
@@ -126,7 +126,7 @@ impl Beacon {
     /// Loses what is not durable, and starts again from the chain.
     pub fn crash(&mut self, scenario: &Scenario) -> Result<(), Broken> {
         let replay = || {
-            let mut planner = Planner::new(scenario.planner.clone());
+            let mut planner = planner(scenario);
             self.chain.iter().for_each(|link| planner.apply(&link.record));
             planner
         };
@@ -151,6 +151,16 @@ impl Beacon {
         let ends = self.chain.iter().flat_map(|link| &link.block.decisions);
         ends.filter(|end| commits(&end.verdict)).count()
     }
+}
+
+fn planner(scenario: &Scenario) -> Planner {
+    #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "it may get a bug"))]
+    let mut planner = Planner::new(scenario.planner.clone());
+    #[cfg(feature = "planted")]
+    if let Some(bug) = scenario.bug {
+        planner.plant(bug);
+    }
+    planner
 }
 
 /// What rises with everything that a shard reports, as the planner has it.

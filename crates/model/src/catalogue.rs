@@ -29,6 +29,14 @@ fn blocks(blocks: u64) -> Bounds {
 
 /// Everything that is explored to the end.
 pub fn catalogue() -> Vec<Entry> {
+    let mut entries = hot_keys();
+    entries.extend(credits());
+    entries.extend(flights());
+    entries.extend(late_leases());
+    entries
+}
+
+fn hot_keys() -> Vec<Entry> {
     vec![
         Entry {
             name: "hot key, two shards",
@@ -58,6 +66,11 @@ pub fn catalogue() -> Vec<Entry> {
             bounds: Bounds { late_leases: true, idle_crashes: true, crashes: 1, ..blocks(2) },
             reaches: &[situations::PART_LACKING],
         },
+    ]
+}
+
+fn credits() -> Vec<Entry> {
+    vec![
         Entry {
             name: "credits",
             scenario: scenario::credits,
@@ -66,10 +79,15 @@ pub fn catalogue() -> Vec<Entry> {
         },
         Entry {
             name: "travelling",
-            scenario: scenario::travelling,
+            scenario: || scenario::travelling(3),
             bounds: blocks(3),
             reaches: &[situations::CREDIT_TRAVELS, situations::CREDIT_WAITS],
         },
+    ]
+}
+
+fn flights() -> Vec<Entry> {
+    vec![
         Entry {
             name: "unsure, a crash, a stray",
             scenario: scenario::unsure,
@@ -106,11 +124,22 @@ pub fn catalogue() -> Vec<Entry> {
             bounds: Bounds { late_leases: true, crashes: 1, reruns: true, ..blocks(2) },
             reaches: &[situations::FLIGHT, situations::RAN_AGAIN],
         },
+    ]
+}
+
+fn late_leases() -> Vec<Entry> {
+    vec![
         Entry {
             name: "late, two shards",
             scenario: || scenario::late(2),
             bounds: blocks(2),
             reaches: &[situations::LATE_GRANT, situations::LATE_REFUSED],
+        },
+        Entry {
+            name: "late, fenced",
+            scenario: scenario::late_fenced,
+            bounds: blocks(3),
+            reaches: &[situations::LATE_REFUSED],
         },
         Entry {
             name: "late, three shards",

@@ -111,7 +111,12 @@ impl Ledger {
         let mine = scenario.genesis.iter().filter(|(key, _)| placement.owner_of(key) == shard);
         let values: BTreeMap<StateKey, StateValue> = mine.copied().collect();
         let config = OwnerConfig { chain_id: CHAIN, shard, placement, max_shared: 1_000 };
-        let owner = Owner::new(config, genesis);
+        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "it may get a bug"))]
+        let mut owner = Owner::new(config, genesis);
+        #[cfg(feature = "planted")]
+        if let Some(bug) = scenario.bug {
+            owner.plant(bug);
+        }
         let genesis = values.clone();
         let mut ledger = Self { owner, genesis, values, history: History::default() };
         let purse = ledger.purse();
@@ -284,8 +289,7 @@ impl Ledger {
         let Some((group, Some(_))) = self.history.ended.last_key_value() else { return Ok(()) };
         let writes = self.history.writes.iter().filter(|write| write.epoch == group.round);
         for write in writes.copied().collect::<Vec<_>>() {
-            self.values.insert(write.key, write.value);
-            self.history.writes.push(write);
+            self.write(write)?;
         }
         Ok(())
     }

@@ -26,8 +26,8 @@ pub use canonical::fingerprint;
 pub use ledger::{Broken, DATA_BEFORE_ORDER, SETTLED_READS};
 pub use model::{CommitModel, Planted};
 pub use scenario::{
-    BALANCE, Bounds, Builder, Scenario, chain, credits, fenced, flight, hot_key, late, travelling,
-    unsure,
+    BALANCE, Bounds, Builder, Scenario, chain, credits, fenced, flight, hot_key, late, late_fenced,
+    travelling, unsure,
 };
 pub use toy::{Cell, Program};
 pub use world::{Action, World};

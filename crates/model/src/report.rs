@@ -68,7 +68,7 @@ fn finished(
         steps: checker.state_count(),
         depth: checker.max_depth(),
         time: began.elapsed(),
-        complete: began.elapsed() < limit,
+        complete: began.elapsed() < limit && checker.is_done(),
         broken: BTreeMap::new(),
         reached: BTreeMap::new(),
         missed: Vec::new(),
@@ -86,6 +86,8 @@ fn finished(
             None => {}
         }
     }
+    // A search for the first broken property ends there.
+    report.complete &= report.broken.is_empty();
     report
 }
 

@@ -169,7 +169,7 @@ impl Shard {
             said.extend(self.note_kept(around, group)?);
             said.extend(self.tell_result(group));
         }
-        let wanted = self.executor.wanted();
+        let wanted = self.executor.again();
         said.extend(self.carry_out(around, wanted)?);
         Ok(said)
     }

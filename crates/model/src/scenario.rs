@@ -71,6 +71,9 @@ pub struct Scenario {
     pub planner: PlannerConfig,
     /// Fee of each transaction in wei.
     pub fee: u64,
+    /// A bug that the state machines have.
+    #[cfg(feature = "planted")]
+    pub bug: Option<atoll_commit::Planted>,
     /// Some transaction may need a key that nobody predicted.
     pub late: bool,
     /// In the order in which they would be numbered: those of a sender by nonce.
@@ -189,7 +192,12 @@ impl Builder {
                 ..PlannerConfig::new(CHAIN, self.shards, coinbase, 1_000)
             },
             fee: self.fee,
-            late: self.txs.iter().any(|(_, program)| program.choice.is_some()),
+            #[cfg(feature = "planted")]
+            bug: None,
+            late: self
+                .txs
+                .iter()
+                .any(|(_, program)| program.choice.is_some() || program.peek.is_some()),
             index: self.txs.iter().enumerate().map(|(at, (tx, _))| (*tx.hash(), at)).collect(),
             txs: self.txs,
             early: self.early,
@@ -240,14 +248,14 @@ pub fn credits() -> Scenario {
 }
 
 /// Two groups that write one account in two rounds, and a payment to it.
-pub fn travelling() -> Scenario {
+pub fn travelling(abort_after: u64) -> Scenario {
     let mut world = Builder::new("travelling", 2);
     let (ann, bob, cat) = (world.account(0, 1), world.account(1, 2), world.account(0, 3));
     let left = world.contract(0, 11);
     world.tx(bob, true, call(&[], &[(left, 0)]));
     world.tx(cat, false, Program { transfer: Some((bob, 3)), ..call(&[], &[(left, 1)]) });
     world.tx(ann, false, Program { transfer: Some((bob, 5)), ..Program::default() });
-    world.fee(1).build()
+    world.fee(1).abort_after(abort_after).build()
 }
 
 /// A group whose run may end in two ways, and one that follows on its keys.
@@ -299,5 +307,18 @@ pub fn late(shards: u16) -> Scenario {
     // Uses what is leased late, before or after.
     let cat = world.account(shards - 1, 3);
     world.tx(cat, false, call(&[], &[(far, 2)]));
+    world.build()
+}
+
+/// A transaction that comes to read a slot that another group of its round has fenced.
+pub fn late_fenced() -> Scenario {
+    let mut world = Builder::new("late, fenced", 2);
+    let (ann, bob, cat) = (world.account(0, 1), world.account(1, 2), world.account(1, 3));
+    let (left, right) = (world.contract(0, 11), world.contract(1, 12));
+    // This group stands first in the plan.
+    world.tx(cat, true, call(&[], &[(right, 2), (left, 3)]));
+    world.tx(bob, true, call(&[], &[(left, 0), (right, 0)]));
+    let peek = Some(((left, 0), (right, 2)));
+    world.tx(ann, true, Program { peek, ..call(&[], &[(right, 1)]) });
     world.build()
 }

@@ -63,9 +63,9 @@ pub struct Shard {
 
 impl Shard {
     /// A shard with a fresh ledger.
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(scenario: &Scenario, ledger: Ledger) -> Self {
         let mut shard = Self {
-            executor: Executor::new(ledger.owner.shard()),
+            executor: executor(scenario, ledger.owner.shard()),
             touched: Touched::since(0),
             ledger,
             inputs: Vec::new(),
@@ -131,7 +131,7 @@ impl Shard {
         self.lost.extend(std::mem::take(&mut self.ran).into_keys());
         self.ready.clear();
         self.heard.clear();
-        self.executor = Executor::new(self.id());
+        self.executor = executor(around.scenario, self.id());
         self.touched = Touched::since(self.ledger.owner.cut_number());
         self.refresh(around)
     }
@@ -469,4 +469,15 @@ impl Shard {
             owner.held_credits()
         )
     }
+}
+
+#[cfg_attr(not(feature = "planted"), expect(unused_variables, reason = "it may get a bug"))]
+fn executor(scenario: &Scenario, shard: ShardId) -> Executor {
+    #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "it may get a bug"))]
+    let mut executor = Executor::new(shard);
+    #[cfg(feature = "planted")]
+    if let Some(bug) = scenario.bug {
+        executor.plant(bug);
+    }
+    executor
 }

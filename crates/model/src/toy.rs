@@ -28,6 +28,8 @@ pub struct Program {
     pub writes: Vec<Cell>,
     /// A slot, and two more: if the first one is zero the second one is written, if not the third.
     pub choice: Option<(Cell, Cell, Cell)>,
+    /// A slot, and another one that is read unless the first one is zero.
+    pub peek: Option<(Cell, Cell)>,
     pub transfer: Option<(Address, u64)>,
     /// Each run may end in one of two ways: with its effects, or as a wrong prediction. It stands
     /// for whatever makes two runs of one group differ.
@@ -38,6 +40,7 @@ impl Program {
     /// The receiver and the amount, if it pays and does nothing else.
     pub fn payment(&self) -> Option<(Address, u64)> {
         let plain = self.reads.is_empty() && self.writes.is_empty() && self.choice.is_none();
+        let plain = plain && self.peek.is_none();
         self.transfer.filter(|_| plain)
     }
 }
@@ -141,6 +144,11 @@ pub fn run(
     let mut seed = u64::from(tx.hash()[0]) + 1;
     for at in &program.reads {
         seed = seed.wrapping_mul(31).wrapping_add(machine.word(*at));
+    }
+    if let Some((at, other)) = program.peek
+        && machine.word(at) != 0
+    {
+        seed = seed.wrapping_mul(31).wrapping_add(machine.word(other));
     }
     let chosen =
         program.choice.map(|(at, zero, other)| if machine.word(at) == 0 { zero } else { other });

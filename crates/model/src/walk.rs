@@ -57,6 +57,9 @@ pub fn random_scenario(seed: u64, txs: usize) -> Scenario {
         if random.percent(20) {
             program.choice = Some((slot(&mut random), slot(&mut random), slot(&mut random)));
         }
+        if random.percent(10) {
+            program.peek = Some((slot(&mut random), slot(&mut random)));
+        }
         if random.percent(40) || program.writes.is_empty() {
             let to = if random.percent(20) { &contracts } else { &senders };
             program.transfer = Some((to[random.below(to.len())], random.below(5) as u64));

@@ -65,8 +65,8 @@ impl World {
     /// The world in which the early transactions are with the beacon.
     pub fn new(around: Around<'_>, bounds: &Bounds) -> Self {
         let scenario = around.scenario;
-        let beacon = Beacon::new(&scenario.planner);
-        let fresh = |shard| Arc::new(Shard::new(fresh(scenario, shard)));
+        let beacon = Beacon::new(scenario);
+        let fresh = |shard| Arc::new(Shard::new(scenario, fresh(scenario, shard)));
         let mut world = Self {
             shards: scenario.placement.all().map(fresh).collect(),
             beacon: Arc::new(beacon),

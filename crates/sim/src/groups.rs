@@ -160,7 +160,7 @@ impl Shard {
             }
         }
         results.into_iter().try_for_each(|id| self.keep_result(id))?;
-        let wanted = self.executor.wanted();
+        let wanted = self.executor.again();
         self.carry_out(wanted)?;
         self.send_parts(|_| true)
     }

@@ -21,6 +21,8 @@ pub struct Conditions {
     pub idle: u8,
     /// Predictions that are made on values of other shards from some cuts ago.
     pub stale: u8,
+    /// Predictions that miss some of the keys.
+    pub blind: u8,
     /// Periods of [`SLOW_TICKS`] in which one shard does hardly anything.
     pub slow: u8,
     /// Fewest ticks between two beacon blocks; 0 counts as 1.
@@ -42,6 +44,7 @@ impl Conditions {
         late_ticks: 0,
         idle: 0,
         stale: 0,
+        blind: 0,
         slow: 0,
         block_ticks: 1,
         forgetful: 0,

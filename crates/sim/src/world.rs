@@ -6,8 +6,8 @@ use atoll_commit::{BeaconRecord, OwnerConfig, Planner, PlannerConfig};
 use atoll_evm::CodeCache;
 use atoll_invariants::{Property, Violation};
 use atoll_types::{
-    Address, Anchor, B256, Basic, Bytes, CodeRef, Intent, Placement, Receipt, ShardId, ShardKeys,
-    SharedTx, StateKey, StateValue, Tx, U256, Write, digest,
+    Address, Anchor, B256, Basic, Bytes, CodeRef, Intent, KeySet, Placement, Receipt, ShardId,
+    ShardKeys, SharedTx, StateKey, StateValue, Tx, U256, Write, digest,
 };
 
 use crate::{
@@ -297,7 +297,13 @@ impl World {
             Job::New(tx) => tx,
             Job::Again(shared) => &shared.tx,
         };
-        let prediction = predict(tx, &env, &view);
+        let sender = StateKey::Basic(tx.sender());
+        let mut prediction = predict(tx, &env, &view);
+        if let Prediction::Uses(keys) = &mut prediction
+            && self.rng.percent(self.config.conditions.blind)
+        {
+            *keys = without_some(keys, &sender, &mut self.rng);
+        }
         let last_valid_round = cut + self.config.valid_rounds;
         let shard = &mut self.shards[at];
         match (job, prediction) {
@@ -459,6 +465,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A key set that lacks about a quarter of its keys, but not the sender's.
+fn without_some(keys: &KeySet, sender: &StateKey, rng: &mut Rng) -> KeySet {
+    let mut some = |keys: &[StateKey]| -> Vec<StateKey> {
+        keys.iter().filter(|key| *key == sender || !rng.percent(25)).copied().collect()
+    };
+    KeySet::new(some(&keys.reads), some(&keys.writes))
 }
 
 /// What the beacon orders of a shared transaction.

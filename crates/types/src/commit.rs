@@ -161,6 +161,8 @@ pub struct Flight {
     pub to: GroupId,
     /// Of the keys asked for, those that the source had fenced, sorted.
     pub values: Vec<Write>,
+    /// Code that the source has created, as far as the values name it.
+    pub codes: Vec<Bytes>,
 }
 
 /// What an owner sends to a group's executor at the cut: a copy of the values of its keys.

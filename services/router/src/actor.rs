@@ -14,12 +14,15 @@ use atoll_api::{
     },
 };
 use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
-use atoll_types::{Placement, ShardId};
+use atoll_types::{LateAsk, LateLease, Placement, ShardId};
 
 use crate::{
     announce, assemble, escalate, follow, outbound, refresh,
     shared::{Job, Shared, lock},
 };
+
+/// How long a request for late leases waits for the cut that it speaks of.
+const LATE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a router is told once.
 #[derive(Clone)]
@@ -174,12 +177,15 @@ async fn take_in(shared: Arc<Shared>, deliver: Deliver) -> Result<DeliverReply, 
         assemble::carry_out(&shared, effects);
     }
     for want in wants {
+        if let Err(rule) = assemble::check_want(&shared, &want) {
+            shared.counts.refused.add(rule.rule());
+            continue;
+        }
         let effect = lock(&shared.groups).want(from, want);
         assemble::carry_out(&shared, effect);
     }
     for flight in flights {
-        let effect = lock(&shared.groups).flight(from, flight);
-        assemble::carry_out(&shared, effect);
+        tokio::task::spawn_local(assemble::land(shared.clone(), from, flight));
     }
     let hold = async {
         if txs.is_empty() {
@@ -254,9 +260,24 @@ async fn look_up(shared: Arc<Shared>, fetch: Fetch) -> Result<FetchReply, Router
         reply.parts = recalled.parts;
     }
     if !late.is_empty() {
-        reply.late = assemble::lease_late(&shared, from, late).await.map_err(state)?;
+        reply.late = late_leases(&shared, from, late).await.map_err(state)?;
     }
     Ok(reply)
+}
+
+/// Answers requests for late leases once this shard has passed the cuts of their groups. If it does
+/// not come so far in time, those are left out, and will be asked for again.
+async fn late_leases(
+    shared: &Shared,
+    from: ShardId,
+    asks: Vec<LateAsk>,
+) -> Result<Vec<LateLease>, StateError> {
+    let newest = asks.iter().map(|ask| ask.group.round).max().unwrap_or(0);
+    let mut cut = shared.cut.subscribe();
+    let _ = tokio::time::timeout(LATE_WAIT, cut.wait_for(|cut| *cut >= newest)).await;
+    let passed = *shared.cut.borrow();
+    let asks = asks.into_iter().filter(|ask| ask.group.round <= passed).collect();
+    assemble::lease_late(shared, from, asks).await
 }
 
 fn state(error: StateError) -> RouterError {

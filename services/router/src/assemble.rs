@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use atoll_api::{
@@ -11,12 +12,18 @@ use atoll_api::{
     state::{LeaseLate, PutCodes, Read, StateError, StoreResults},
 };
 use atoll_commit::{ExecutorEffect, LateKeys, Ready};
+use atoll_fabric::Context;
 use atoll_types::{
-    B256, GroupId, GroupResult, KECCAK_EMPTY, LateAsk, LateLease, Lease, PartMessage, Refusal,
-    ShardId, StateKey,
+    B256, Bytes, Flight, GroupId, GroupResult, KECCAK_EMPTY, LateAsk, LateLease, Lease,
+    PartMessage, Refusal, ShardId, StateKey, Want,
 };
 
 use crate::shared::{Shared, lock};
+
+/// How far ahead of this shard's newest cut the groups may be that others speak of, in rounds.
+const MAX_AHEAD: u64 = 65_536;
+/// How long another shard may take to send code that a group needs.
+const CODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Checks what can be said of a lease without the state.
 pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Result<(), Refusal> {
@@ -33,11 +40,45 @@ pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Resu
             what: format!("lease of shard {} from {from}", lease.from),
         });
     }
-    let foreign = lease.values.iter().map(|(key, _)| shared.placement().owner_of(key));
-    match foreign.into_iter().find(|owner| *owner != from) {
-        Some(owner) => Err(Refusal::NotOwner { owner, here: from }),
-        None => Ok(()),
+    let owner = |key: &StateKey| shared.placement().owner_of(key);
+    let accounts = lease.credits.iter().map(|credit| shared.placement().owner(&credit.account));
+    let keys = lease.values.iter().map(|(key, _)| key);
+    let keys = keys.chain(lease.in_flight.iter().map(|flight| &flight.key)).map(owner);
+    if let Some(owner) = keys.chain(accounts).find(|owner| *owner != from) {
+        return Err(Refusal::NotOwner { owner, here: from });
     }
+    let ahead = lease.group.round.saturating_sub(*shared.cut.borrow());
+    if ahead > MAX_AHEAD || !lease.values.iter().all(|(key, value)| key.holds(value)) {
+        return Err(Refusal::Malformed { what: format!("lease of shard {from}") });
+    }
+    Ok(())
+}
+
+/// Checks what can be said of a request for values in flight.
+pub(crate) fn check_want(shared: &Shared, want: &Want) -> Result<(), Refusal> {
+    let ahead = want.source.round.saturating_sub(*shared.cut.borrow());
+    if ahead > MAX_AHEAD {
+        return Err(Refusal::GroupNotOpen { group: want.source });
+    }
+    Ok(())
+}
+
+/// Takes in values in flight, after the code that they name.
+pub(crate) async fn land(shared: Arc<Shared>, from: ShardId, flight: Flight) {
+    if !flight.values.iter().all(|(key, value)| key.holds(value)) {
+        let rule = Refusal::Malformed { what: format!("values in flight of shard {from}") };
+        return shared.counts.refused.add(rule.rule());
+    }
+    if !flight.codes.is_empty() {
+        let put = PutCodes { codes: flight.codes.clone() };
+        if let Err(error) = shared.state.put_codes.call(shared.context(), put).await {
+            // The refresh asks for them again.
+            tracing::warn!(%error, "cannot keep code in flight");
+            return;
+        }
+    }
+    let effect = lock(&shared.groups).flight(from, flight);
+    carry_out(&shared, effect);
 }
 
 /// Checks what can be said of a late lease without the state.
@@ -157,7 +198,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// Returns the results of the groups that came to their end.
 async fn run_batch(shared: &Arc<Shared>, batch: Vec<Ready>) -> Result<Vec<GroupResult>, String> {
-    bring_codes(shared, &batch).await?;
+    let batch = bring_codes(shared, batch).await;
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
     let epoch = shared.placement().epoch;
     let run = |ready: &Ready| {
         let Ready { group, env, txs, values, late, .. } = ready.clone();
@@ -169,6 +213,13 @@ async fn run_batch(shared: &Arc<Shared>, batch: Vec<Ready>) -> Result<Vec<GroupR
     let RunGroupsReply { results: ran, lacking } = reply.map_err(|error| error.to_string())?;
     let mut waiting: HashMap<GroupId, Ready> =
         batch.into_iter().map(|ready| (ready.group.id, ready)).collect();
+    // Groups that take these values in flight may call what was created.
+    let codes = ran.iter().flat_map(|result| &result.parts).flat_map(|part| &part.codes);
+    let codes: Vec<Bytes> = codes.cloned().collect();
+    if !codes.is_empty() {
+        let put = shared.state.put_codes.call(shared.context(), PutCodes { codes }).await;
+        put.map_err(|error| error.to_string())?;
+    }
     let mut results = Vec::with_capacity(ran.len());
     let mut effects = Vec::new();
     {
@@ -235,8 +286,9 @@ pub(crate) fn send_parts(shared: &Arc<Shared>, parts: Vec<PartMessage>) {
     }
 }
 
-/// Brings code that leased accounts have, and this shard does not, to this shard's state.
-async fn bring_codes(shared: &Arc<Shared>, batch: &[Ready]) -> Result<(), String> {
+/// Brings code that leased accounts have, and this shard does not, to this shard's state. Returns the
+/// groups that have theirs; the others are given up, and tried again by the refresh.
+async fn bring_codes(shared: &Arc<Shared>, batch: Vec<Ready>) -> Vec<Ready> {
     let mut wanted: HashMap<ShardId, HashSet<B256>> = HashMap::new();
     {
         let known = shared.known_codes();
@@ -247,10 +299,22 @@ async fn bring_codes(shared: &Arc<Shared>, batch: &[Ready]) -> Result<(), String
             }
         }
     }
-    for (from, hashes) in wanted {
-        fetch_codes(shared, from, hashes.into_iter().collect()).await?;
+    let fetches = wanted.into_iter().map(async |(from, hashes)| {
+        let fetched = fetch_codes(shared, from, hashes.into_iter().collect()).await;
+        let error = fetched.err()?;
+        tracing::warn!(shard = %from, error, "cannot fetch code; its groups are tried again");
+        Some(from)
+    });
+    let failed = futures::future::join_all(fetches).await;
+    let failed: HashSet<ShardId> = failed.into_iter().flatten().collect();
+    if failed.is_empty() {
+        return batch;
     }
-    Ok(())
+    let lacks = |ready: &Ready| ready.codes.iter().any(|(from, _)| failed.contains(from));
+    let (lacking, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(lacks);
+    let mut groups = lock(&shared.groups);
+    lacking.into_iter().for_each(|ready| groups.gave_up(ready.group.id));
+    batch
 }
 
 /// Fetches code from another shard that the own state does not have.
@@ -273,11 +337,18 @@ pub(crate) async fn fetch_codes(
         .collect();
     if !wanted.is_empty() {
         let peer = shared.peers.get(&from).ok_or_else(|| format!("no shard {from}"))?;
-        let ask = Fetch { from: shared.shard(), codes: wanted, ..Fetch::default() };
-        let reply = peer.client.fetch.call(shared.context(), ask).await;
-        let codes = reply.map_err(|e| e.to_string())?.codes.into_iter().flatten().collect();
+        let ask = Fetch { from: shared.shard(), codes: wanted.clone(), ..Fetch::default() };
+        let context = Context::none().with_timeout(CODE_TIMEOUT);
+        let reply = peer.client.fetch.call(context, ask).await.map_err(|e| e.to_string())?;
+        // What an undecided group creates is not there yet: it comes with the values in flight.
+        let absent = wanted.iter().zip(&reply.codes).filter(|(_, code)| code.is_none());
+        let absent: HashSet<B256> = absent.map(|(hash, _)| *hash).collect();
+        let codes = reply.codes.into_iter().flatten().collect();
         let put = shared.state.put_codes.call(shared.context(), PutCodes { codes }).await;
         put.map_err(|e| e.to_string())?;
+        let found = hashes.into_iter().filter(|hash| !absent.contains(hash));
+        shared.known_codes().extend(found);
+        return Ok(());
     }
     shared.known_codes().extend(hashes);
     Ok(())

@@ -56,3 +56,53 @@ impl Hints {
         keys
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{B256, Bytes, TxKind, U256, b256};
+
+    use super::*;
+
+    /// A transaction of anybody; only where it goes and whether it has input matters.
+    fn tx(to: Address, input: &'static [u8]) -> Tx {
+        use alloy_consensus::{SignableTransaction as _, TxEnvelope, TxLegacy};
+        use alloy_eips::Encodable2718 as _;
+        let unsigned = TxLegacy {
+            chain_id: Some(1),
+            nonce: 0,
+            gas_price: 1,
+            gas_limit: 100_000,
+            to: TxKind::Call(to),
+            value: U256::ZERO,
+            input: Bytes::from_static(input),
+        };
+        let r = b256!("28ef61340bd939bc2195fe537567866003e1a15d3c71ff63e1590620aa636276");
+        let s = b256!("67cbe9d8997f761aecb703304b3800ccf555c9f3dc64214b297fb1966a3b6d83");
+        let signature = alloy_primitives::Signature::new(r.into(), s.into(), false);
+        let raw = TxEnvelope::from(unsigned.into_signed(signature)).encoded_2718();
+        Tx::recover(raw.into(), 1, None).expect("a transaction")
+    }
+
+    #[test]
+    fn keys_of_most_calls_are_fetched_before_and_those_of_one_are_not() {
+        let [token, payee] = [1, 2].map(Address::repeat_byte);
+        let (call, payment) = (tx(token, &[1]), tx(payee, &[]));
+        let slot = |n: u8| StateKey::Slot(token, 0, U256::from(n));
+        let mut hints = Hints::default();
+        assert_eq!(hints.keys([&call].into_iter()), []);
+        for n in 1..=20 {
+            hints.note(&call, [slot(0), slot(n)].into_iter());
+            hints.note(&payment, [StateKey::Code(payee)].into_iter());
+        }
+        assert_eq!(hints.keys([&call, &payment, &call].into_iter()), [slot(0)]);
+        // What they use has changed.
+        (0..WINDOW).for_each(|_| hints.note(&call, [slot(9)].into_iter()));
+        assert_eq!(hints.keys([&call].into_iter()), [slot(9)]);
+        for n in 0..2 * MAX_CONTRACTS {
+            let other = Address::from_word(B256::from(U256::from(n)));
+            hints.calls.entry(other).or_default();
+        }
+        hints.note(&tx(Address::repeat_byte(7), &[1]), [].into_iter());
+        assert_eq!(hints.calls.len(), 1);
+    }
+}

@@ -7,7 +7,7 @@ use atoll_api::{
     state::{AcceptParts, CutReply, Outbox, OutboxReply},
 };
 use atoll_commit::ExecutorEffect;
-use atoll_types::{GroupId, ShardId, TxRef};
+use atoll_types::{GroupId, PartMessage, ShardId, TxRef};
 
 use crate::{
     assemble::{self, kept, send_parts},
@@ -94,21 +94,38 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
         .into_iter()
         .filter(|tx| first || seen.unplanned.contains(&tx.reference()))
         .collect();
-    share_and_announce(shared, stuck_txs).await;
-    if first {
-        kept(shared, &results);
+    // Sharing waits for all owners: one that does not answer is not to hold up the rest.
+    if let Ok(permit) = shared.sharing.clone().try_acquire_owned() {
+        let shared = shared.clone();
+        tokio::task::spawn_local(async move {
+            share_and_announce(&shared, stuck_txs).await;
+            drop(permit);
+        });
     }
+    let unknown: Vec<PartMessage> = {
+        let groups = lock(&shared.groups);
+        let unknown = |message: &&PartMessage| !groups.is_kept(message.part.group);
+        results.iter().filter(unknown).cloned().collect()
+    };
+    // After a restart, or if the answer was lost.
+    kept(shared, &unknown);
     let stuck_parts = results.into_iter().filter(|message| stuck(&message.part.group)).collect();
     send_parts(shared, stuck_parts);
     let stuck_awaited = awaited.into_iter().filter(|group| seen.awaited.contains(&group.id));
     let (missing, wanted) = {
-        let groups = lock(&shared.groups);
-        (groups.missing(), groups.wanted())
+        let mut groups = lock(&shared.groups);
+        (groups.missing(), groups.again())
     };
     let missing = missing.into_iter().filter(|(group, _)| stuck(group)).collect();
-    assemble::carry_out(shared, wanted.into_iter().filter(|effect| stuck(&needs(effect))));
+    assemble::carry_out(
+        shared,
+        wanted.into_iter().filter(|effect| {
+            let runs = matches!(effect, ExecutorEffect::Run(_));
+            runs || stuck(&needs(effect))
+        }),
+    );
     let parts = stuck_awaited.map(|group| (group.id, group.executor)).collect();
-    pull(shared, missing, parts).await;
+    pull(shared, missing, parts);
     now
 }
 
@@ -123,21 +140,23 @@ fn needs(effect: &ExecutorEffect) -> GroupId {
 }
 
 /// Asks for leases and parts that should have come.
-async fn pull(
-    shared: &Arc<Shared>,
-    leases: Vec<(GroupId, ShardId)>,
-    parts: Vec<(GroupId, ShardId)>,
-) {
+fn pull(shared: &Arc<Shared>, leases: Vec<(GroupId, ShardId)>, parts: Vec<(GroupId, ShardId)>) {
     let from: HashSet<ShardId> = leases.iter().chain(&parts).map(|(_, shard)| *shard).collect();
-    let pulls = from.iter().filter(|from| **from != shared.shard()).map(|from| {
+    for from in from.iter().filter(|from| **from != shared.shard()) {
         let of = |list: &[(GroupId, ShardId)]| {
             list.iter().filter(|(_, shard)| shard == from).map(|(group, _)| *group).collect()
         };
         let (leases, results) = (of(&leases), of(&parts));
         let ask = Fetch { from: shared.shard(), leases, results, ..Fetch::default() };
-        pull_from(shared, *from, ask)
-    });
-    futures::future::join_all(pulls).await;
+        // One that does not answer does not hold up the others, and is asked once at a time.
+        if lock(&shared.pulling).insert(*from) {
+            let (shared, from) = (shared.clone(), *from);
+            tokio::task::spawn_local(async move {
+                pull_from(&shared, from, ask).await;
+                lock(&shared.pulling).remove(&from);
+            });
+        }
+    }
 }
 
 async fn pull_from(shared: &Arc<Shared>, from: ShardId, ask: Fetch) {

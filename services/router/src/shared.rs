@@ -141,6 +141,10 @@ pub(crate) struct Shared {
     /// Newest cut passed.
     pub cut: watch::Sender<u64>,
     known_codes: Mutex<HashSet<B256>>,
+    /// Shards that are being asked for what was missed.
+    pub pulling: Mutex<HashSet<ShardId>>,
+    /// Whether what hangs is being shared again.
+    pub sharing: Arc<Semaphore>,
     pub hints: Mutex<Hints>,
     pub counts: Counts,
 }
@@ -178,6 +182,8 @@ impl Shared {
             job_came: Notify::new(),
             cut: watch::Sender::new(0),
             known_codes: Mutex::default(),
+            pulling: Mutex::default(),
+            sharing: Arc::new(Semaphore::new(1)),
             hints: Mutex::default(),
             counts,
         })

@@ -289,7 +289,9 @@ impl Core {
             let hash = *shared.tx.hash();
             let checked = match fresh.get(&hash) {
                 Some(other) if *other == shared => Ok(false),
-                Some(other) if other.attempt >= shared.attempt => {
+                Some(other)
+                    if other.attempt >= shared.attempt || shared.origin == self.owner.shard() =>
+                {
                     Err(Refusal::OldAttempt { tx: hash, attempt: other.attempt })
                 }
                 _ => self.owner.check_share(&shared),

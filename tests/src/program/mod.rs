@@ -10,11 +10,13 @@ use atoll::config::Beacon;
 use atoll_wire::v1::{SubmitOutcome, TransactionFinality, get_receipt_request::Wait};
 use futures::future::{try_join, try_join_all};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use tokio::time::Instant;
 
 pub use act::Act;
 pub use world::{Authority, World};
 
 use crate::{
+    PATIENCE,
     api::Api,
     here::{Here, Shape},
     history::Ended,
@@ -132,7 +134,7 @@ impl Program {
             let nonce = here.api.account(wallet.address(), 0).await?.nonce;
             let act = Act::any(&mut rng);
             let tx = wallet.sign_at(nonce, &self.world.plan(act, wallet, &mut rng)?)?;
-            let mut looks = 0;
+            let (mut looks, begun) = (0, Instant::now());
             let end = loop {
                 let outcome = here.api.offer(&tx).await?;
                 let pays = outcome != SubmitOutcome::InsufficientFunds;
@@ -153,7 +155,8 @@ impl Program {
                     let help = Plan::pay(wallet.address(), HELP_WEI);
                     done.extend(carry_out(&here.api, saviour, vec![help]).await?);
                 }
-                anyhow::ensure!(looks < 60, "{} has no end: {outcome:?}", tx.hash);
+                let patient = begun.elapsed() < PATIENCE;
+                anyhow::ensure!(patient, "{} has no end: {outcome:?}", tx.hash);
                 if !pays {
                     continue;
                 }
@@ -187,7 +190,7 @@ async fn carry_out(api: &Api, wallet: &mut Wallet, plans: Vec<Plan>) -> anyhow::
     for (tx, nonce) in txs.iter().zip(first..) {
         let mut tx = tx.clone();
         for price in 1.. {
-            let receipt = api.end_of(tx.hash).await.with_context(|| what(&tx))?;
+            let receipt = api.bring_to_end(&tx).await.with_context(|| what(&tx))?;
             let dropped = receipt.finality() == TransactionFinality::Dropped;
             done.push(Ended::new(&tx, receipt)?);
             if !dropped {

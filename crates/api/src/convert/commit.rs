@@ -12,7 +12,9 @@ use super::{Proto, messages, plain, required};
 messages! {
     InFlight => InFlight { key: required, group: required, executor: plain }
     Want => Want { source: required, to: required, keys: small_list }
-    Flight => Flight { source: required, digest: plain, to: required, values: small_list }
+    Flight => Flight {
+        source: required, digest: plain, to: required, values: small_list, codes: codes,
+    }
     LateAsk => LateAsk { group: required, keys: required }
     LateLease => LateLease {
         group: required, from: plain, reads: small_list, writes: small_list, refused: small_list,

@@ -26,7 +26,7 @@ structs! {
     InFlight { key, group, executor }
     Lease { chain_id, epoch, group, from, values, in_flight, credits, bodies }
     Want { source, to, keys }
-    Flight { source, digest, to, values }
+    Flight { source, digest, to, values, codes }
     LateAsk { group, keys }
     LateLease { group, from, reads, writes, refused }
     GroupDigest { group, digest }

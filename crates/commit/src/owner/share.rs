@@ -40,6 +40,12 @@ impl Owner {
                     Err(Refusal::OldAttempt { tx: *shared.tx.hash(), attempt: shared.attempt })
                 }
             },
+            // At home an attempt has to end before there is another one, which comes back with its
+            // number. Elsewhere the end may not be known yet.
+            Some(held) if shared.origin == here => {
+                let attempt = held.tx.attempt;
+                Err(Refusal::OldAttempt { tx: *shared.tx.hash(), attempt })
+            }
             Some(_) => Ok(true),
             None if self.shared.len() as u64 >= self.config.max_shared => {
                 Err(Refusal::TooManyShared { limit: self.config.max_shared })

@@ -34,7 +34,7 @@ impl Planner {
                     Sources::Void => Verdict::Abort(AbortCause::Dependant),
                     Sources::Open => continue,
                 }
-            } else if id.round + self.config.abort_after <= number {
+            } else if open.since + self.config.abort_after <= number {
                 Verdict::Abort(self.cause(*id, open))
             } else {
                 continue;
@@ -118,6 +118,11 @@ impl Planner {
                 if groups.is_empty() {
                     self.fenced.remove(&key);
                 }
+            }
+        }
+        for follower in self.followers.remove(&id).unwrap_or_default() {
+            if let Some(open) = self.open.get_mut(&follower) {
+                open.since = number;
             }
         }
         if let Verdict::Commit { digest, .. } = decision.verdict {

@@ -215,7 +215,8 @@ fn a_shared_transaction_that_breaks_a_rule_is_refused_by_its_name() {
     assert_eq!(with(&|shared| shared.last_valid_round = 0), expired);
     stage.owner.share(shared.clone());
     assert_eq!(stage.owner.check_share(&shared), Ok(false));
-    assert_eq!(stage.owner.check_share(&stage.shared(0, 2)), Ok(true));
+    let refused = Err(Refusal::OldAttempt { tx, attempt: 1 });
+    assert_eq!(stage.owner.check_share(&stage.shared(0, 2)), refused, "the first has not ended");
     let mut other = shared.clone();
     other.last_valid_round += 1;
     let refused = Err(Refusal::OldAttempt { tx, attempt: 1 });

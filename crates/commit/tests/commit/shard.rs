@@ -702,7 +702,7 @@ impl Shard {
             self.send_lease(group, to);
         }
         results.into_iter().for_each(|id| self.keep_result(id));
-        let wanted = self.executor.wanted();
+        let wanted = self.executor.again();
         self.carry_out(wanted);
         self.send_parts(|_| true);
         self.tell_settled();

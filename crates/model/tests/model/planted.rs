@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use atoll_model::{
-    Bounds, CommitModel, DATA_BEFORE_ORDER, Planted, Scenario, credits, fenced, hot_key,
+    Bounds, CommitModel, DATA_BEFORE_ORDER, Planted, SETTLED_READS, Scenario, credits, fenced,
+    hot_key,
     report::{Search, explore},
     unsure,
 };
@@ -34,7 +35,7 @@ fn a_commit_before_all_have_acknowledged_is_found() {
 #[test]
 fn a_commit_applied_twice_is_found() {
     let bounds = Bounds { crashes: 1, idle_crashes: true, ..blocks(3) };
-    finds(fenced(), bounds, Planted::CommitTwice, "serial-equivalence");
+    finds(fenced(), bounds, Planted::CommitTwice, SETTLED_READS);
 }
 
 #[test]

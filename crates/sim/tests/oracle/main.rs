@@ -25,16 +25,19 @@ const CASES: u32 = 3_000;
 const SEED: u64 = 1;
 
 /// What has to happen in a run of that many programs.
-const NEEDED: [&str; 17] = [
+const NEEDED: [&str; 20] = [
     "aborts",
     "across shards",
     "created",
     "created and destroyed",
     "credits",
     "credits kept back",
+    "credits with a lease",
     "dropped",
     "failed",
-    "included as failed",
+    "groups that pay the coinbase at once",
+    "groups with values in flight",
+    "late owners",
     "local",
     "logs",
     "payments sent back",

@@ -404,11 +404,14 @@ impl<'a> Order<'a> {
 
     fn every_transaction_ends(&mut self) -> Found {
         let mut dropped = HashSet::new();
-        for (tx, _) in self.world.shards().iter().flat_map(|shard| shard.dropped()) {
+        for (tx, reason) in self.world.shards().iter().flat_map(|shard| shard.dropped()) {
             self.counts.add("dropped", 1);
             dropped.insert(*tx);
             if self.seen.contains(tx) {
-                return Err(format!("{tx} was dropped and took effect"));
+                return Err(format!(
+                    "{tx} was dropped ({reason}) and took effect: {:?}",
+                    self.receipts.get(tx)
+                ));
             }
         }
         for (hash, tx) in self.txs {

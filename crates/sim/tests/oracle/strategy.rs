@@ -13,7 +13,7 @@ use crate::{
 pub fn case() -> impl Strategy<Value = Case> {
     prop_oneof![
         3 => any_case(contract(), action(act())),
-        1 => any_case(fickle(), action(calls())),
+        2 => any_case(fickle(), action(calls())),
         1 => any_case(contract(), action(payments())),
     ]
 }

@@ -109,9 +109,11 @@ async fn killed_under_load(blow: Blow) {
         }
         cluster.launch(&blow.victims).await?;
         while let Some(sender) = load.join_next().await {
-            sender?.context("the load does not finish")?;
+            let sent = sender?;
+            // Says so if a process has ended by itself.
+            cluster.is_running()?;
+            sent.context("the load does not finish")?;
         }
-        cluster.is_running()?;
         cluster.ready().await?;
         traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
         acks.hold(&api).await.context("an acknowledgement did not hold")?;

@@ -225,7 +225,7 @@ def main():
     )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--duration", default="8s")
-    parser.add_argument("--accounts", type=int, default=1000)
+    parser.add_argument("--accounts", type=int, default=10000)
     parser.add_argument("--figures", default="abcde")
     parser.add_argument("--binary", default="target/release/atoll")
     parser.add_argument("--json", action="store_true", help="print every measurement as JSON")

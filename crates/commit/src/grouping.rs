@@ -1,7 +1,7 @@
 //! Which waiting transactions a round takes, and which of them form one group.
 
 use alloy_primitives::map::HashMap;
-use atoll_types::{Address, Intent, ShardId};
+use atoll_types::{Intent, ShardId};
 
 /// Bounds of one round.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub(crate) fn draft<'a>(
 ) -> Vec<Draft> {
     let mut round = Round::default();
     let mut blocked = Blocked::default();
-    let mut stranded: HashMap<Address, u64> = HashMap::default();
+    let mut stranded: HashMap<u64, u64> = HashMap::default();
     let mut looked_at = 0;
     for (position, intent) in waiting.enumerate() {
         let later = stranded.get(&intent.sender).is_some_and(|first| *first < intent.nonce);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use atoll_commit::{BeaconRecord, Planner};
 use atoll_invariants::Property;
-use atoll_types::{Anchor, B256, BeaconBlock, Intent, ShardKeys, SharedTx, Verdict};
+use atoll_types::{Anchor, B256, BeaconBlock, SharedTx, Verdict};
 
 use crate::{
     canonical::{combine, fingerprint},
@@ -103,7 +103,7 @@ impl Beacon {
     /// Takes an intent.
     pub fn announce(&mut self, scenario: &Scenario, shared: &SharedTx) {
         self.known.insert((*shared.tx.hash(), shared.attempt));
-        self.planner.announce(intent(scenario, shared));
+        self.planner.announce(shared.intent(&scenario.placement));
     }
 
     /// Makes the next block.
@@ -169,26 +169,4 @@ type Progress = (u64, u64, u64);
 fn progress(anchor: &Anchor) -> Progress {
     let received: u64 = anchor.credits_received.iter().map(|(_, seq)| *seq).sum();
     (anchor.cut, anchor.head, anchor.acks.len() as u64 + received)
-}
-
-/// What the beacon orders of a shared transaction.
-fn intent(scenario: &Scenario, shared: &SharedTx) -> Intent {
-    let placement = &scenario.placement;
-    let of = |shard| {
-        let prints = |keys: &[atoll_types::StateKey]| {
-            let mine = keys.iter().filter(|key| placement.owner_of(key) == shard);
-            mine.map(atoll_types::StateKey::fingerprint).collect()
-        };
-        ShardKeys { shard, reads: prints(&shared.keys.reads), writes: prints(&shared.keys.writes) }
-    };
-    Intent {
-        tx: shared.reference(),
-        origin: shared.origin,
-        sender: shared.tx.sender(),
-        nonce: shared.tx.nonce(),
-        gas_limit: shared.tx.gas_limit(),
-        last_valid_round: shared.last_valid_round,
-        halvings: shared.silences,
-        keys: shared.keys.owners(placement).into_iter().map(of).collect(),
-    }
 }

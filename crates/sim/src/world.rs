@@ -7,7 +7,7 @@ use atoll_evm::CodeCache;
 use atoll_invariants::{Property, Violation};
 use atoll_types::{
     Address, Anchor, B256, Basic, Bytes, CodeRef, Intent, KeySet, Placement, Receipt, ShardId,
-    ShardKeys, SharedTx, StateKey, StateValue, Tx, U256, Write, digest,
+    SharedTx, StateKey, StateValue, Tx, U256, Write, digest,
 };
 
 use crate::{
@@ -355,7 +355,7 @@ impl World {
         let shard = &mut self.shards[at];
         let announced = std::mem::take(&mut shard.announced);
         let anchor = shard.anchor();
-        let intents = announced.iter().map(|tx| intent(tx, &self.config.placement)).collect();
+        let intents = announced.iter().map(|tx| tx.intent(&self.config.placement)).collect();
         self.send(&Envelope::Beacon { intents, anchor });
     }
 
@@ -473,26 +473,4 @@ fn without_some(keys: &KeySet, sender: &StateKey, rng: &mut Rng) -> KeySet {
         keys.iter().filter(|key| *key == sender || !rng.percent(25)).copied().collect()
     };
     KeySet::new(some(&keys.reads), some(&keys.writes))
-}
-
-/// What the beacon orders of a shared transaction.
-fn intent(shared: &SharedTx, placement: &Placement) -> Intent {
-    let mut keys: BTreeMap<ShardId, ShardKeys> = BTreeMap::new();
-    let mut of = |key: &StateKey, list: fn(&mut ShardKeys) -> &mut Vec<u64>| {
-        let shard = placement.owner_of(key);
-        let empty = || ShardKeys { shard, reads: Vec::new(), writes: Vec::new() };
-        list(keys.entry(shard).or_insert_with(empty)).push(key.fingerprint());
-    };
-    shared.keys.reads.iter().for_each(|key| of(key, |keys| &mut keys.reads));
-    shared.keys.writes.iter().for_each(|key| of(key, |keys| &mut keys.writes));
-    Intent {
-        tx: shared.reference(),
-        origin: shared.origin,
-        sender: shared.tx.sender(),
-        nonce: shared.tx.nonce(),
-        gas_limit: shared.tx.gas_limit(),
-        last_valid_round: shared.last_valid_round,
-        halvings: shared.silences,
-        keys: keys.into_values().collect(),
-    }
 }

@@ -72,16 +72,29 @@ pub(crate) fn sync(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| StoreError::io("sync", dir, &e))
 }
 
-/// Makes every file below `dir`, and every name, durable.
+/// Makes every file below `dir`, and every name, durable. A file that is removed meanwhile, as sled does
+/// in the background, may have given its content to a new one: then it begins again.
 pub(crate) fn sync_tree(dir: &Path) -> Result<(), StoreError> {
-    for path in list(dir)? {
-        if path.is_dir() {
-            sync_tree(&path)?;
-        } else {
-            sync(&path)?;
+    const TRIES: u32 = 16;
+    for _ in 1..TRIES {
+        match sync_below(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            ended => return ended.map_err(|error| StoreError::io("sync", dir, &error)),
         }
     }
-    sync(dir)
+    sync_below(dir).map_err(|error| StoreError::io("sync", dir, &error))
+}
+
+fn sync_below(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_below(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
 }
 
 /// All files below `dir`, in the order of their names.

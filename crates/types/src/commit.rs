@@ -99,7 +99,7 @@ impl SharedTx {
         Intent {
             tx: self.reference(),
             origin: self.origin,
-            sender: self.tx.sender(),
+            sender: StateKey::Basic(self.tx.sender()).fingerprint(),
             nonce: self.tx.nonce(),
             gas_limit: self.tx.gas_limit(),
             last_valid_round: self.last_valid_round,
@@ -122,7 +122,8 @@ pub struct ShardKeys {
 pub struct Intent {
     pub tx: TxRef,
     pub origin: ShardId,
-    pub sender: Address,
+    /// Fingerprint of the sender's account.
+    pub sender: u64,
     pub nonce: u64,
     pub gas_limit: u64,
     pub last_valid_round: u64,

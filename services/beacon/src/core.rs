@@ -273,7 +273,7 @@ mod tests {
         Intent {
             tx: TxRef { hash: B256::repeat_byte(name), attempt: 1 },
             origin: ShardId(0),
-            sender: Address::repeat_byte(name),
+            sender: name.into(),
             nonce: 0,
             gas_limit: 1,
             halvings: 0,

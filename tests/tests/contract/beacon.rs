@@ -88,7 +88,7 @@ impl Suite<'_> {
         Intent {
             tx: TxRef { hash: B256::repeat_byte(number), attempt: 1 },
             origin: HERE,
-            sender: self.world.alice.address(),
+            sender: atoll_types::StateKey::Basic(self.world.alice.address()).fingerprint(),
             nonce: u64::from(number),
             gas_limit: 100_000,
             halvings: 0,

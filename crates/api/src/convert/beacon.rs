@@ -39,7 +39,7 @@ impl Proto<wire::Intent> for Intent {
             hash: self.tx.hash.into_wire(),
             attempt: self.tx.attempt,
             origin: self.origin.into_wire(),
-            sender: self.sender.into_wire(),
+            sender: self.sender,
             nonce: self.nonce,
             gas_limit: self.gas_limit,
             last_valid_round: self.last_valid_round,
@@ -54,7 +54,7 @@ impl Proto<wire::Intent> for Intent {
         Ok(Self {
             tx: TxRef { hash, attempt: wire.attempt },
             origin: plain::decode(wire.origin, "origin")?,
-            sender: plain::decode(wire.sender, "sender")?,
+            sender: wire.sender,
             nonce: wire.nonce,
             gas_limit: wire.gas_limit,
             last_valid_round: wire.last_valid_round,

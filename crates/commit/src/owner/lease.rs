@@ -19,11 +19,12 @@ impl Owner {
             self.others.insert(plan.id, plan.executor);
             return;
         }
-        let txs: Vec<SharedTx> = self.bodies(plan).cloned().collect();
+        let txs: Vec<&SharedTx> = self.bodies(plan).collect();
         let mine = |key: &&StateKey| self.config.placement.owner_of(key) == here;
         let reads = txs.iter().flat_map(|tx| tx.keys.reads.iter().filter(mine));
         let writes = txs.iter().flat_map(|tx| tx.keys.writes.iter().filter(mine));
         let keys = KeySet::new(reads.copied(), writes.copied());
+        let bodies = self.bodies_for_executor(plan, &txs);
         let taken = |key: &StateKey| self.fences.last(key).filter(|id| id.round >= plan.id.round);
         if let Some((key, other)) = keys.all().find_map(|key| Some((key, taken(key)?))) {
             effects.violations.push(format!("groups {} and {other} share {key:?}", plan.id));
@@ -37,7 +38,7 @@ impl Owner {
                 shared.phase = Phase::Planned(plan.id);
             }
         }
-        let lease = self.lease_at_cut(plan, &keys, txs, cells);
+        let lease = self.lease_at_cut(plan, &keys, bodies, cells);
         for key in keys.writes.iter().filter(|_| !self.bug.is(Planted::SkipFence)) {
             if self.fences.add(*key, plan.id) {
                 effects.fenced.push(*key);
@@ -53,7 +54,7 @@ impl Owner {
         &mut self,
         plan: &PlannedGroup,
         keys: &KeySet,
-        txs: Vec<SharedTx>,
+        bodies: Vec<SharedTx>,
         cells: &Cells<'_>,
     ) -> Lease {
         let (mut values, mut in_flight): (Vec<Write>, Vec<InFlight>) = Default::default();
@@ -85,19 +86,22 @@ impl Owner {
             values,
             in_flight,
             credits: self.travelling(&written),
-            bodies: self.bodies_for_executor(plan, txs),
+            bodies,
         }
     }
 
     /// What the executor lacks: transactions that do not concern its shard. The lowest-numbered
     /// owner of each sends it.
-    fn bodies_for_executor(&self, plan: &PlannedGroup, txs: Vec<SharedTx>) -> Vec<SharedTx> {
-        let mut txs = txs;
-        txs.retain(|tx| {
-            let owners = tx.keys.owners(&self.config.placement);
-            owners.first() == Some(&self.config.shard) && !owners.contains(&plan.executor)
-        });
-        txs
+    fn bodies_for_executor(&self, plan: &PlannedGroup, txs: &[&SharedTx]) -> Vec<SharedTx> {
+        if plan.executor == self.config.shard {
+            return Vec::new();
+        }
+        let lacks = |tx: &&SharedTx| {
+            let owners = || tx.keys.all().map(|key| self.config.placement.owner_of(key));
+            owners().all(|owner| owner != plan.executor)
+                && owners().min() == Some(self.config.shard)
+        };
+        txs.iter().copied().filter(lacks).cloned().collect()
     }
 
     /// What [`Planted::LeaseAfterCut`] does.

@@ -1,5 +1,6 @@
 //! The protocol's state machines under a simulated, hostile network, and each of their rules alone.
 
+mod executor;
 mod owner;
 mod planner;
 mod serial;

@@ -29,7 +29,7 @@ fn intent(name: u64, reads: &[(u16, u64)], writes: &[(u16, u64)]) -> Intent {
     Intent {
         tx: TxRef { hash: B256::from(atoll_types::U256::from(name)), attempt: 1 },
         origin: ShardId(0),
-        sender: Address::left_padding_from(&name.to_be_bytes()),
+        sender: name,
         nonce: 0,
         gas_limit: 100,
         halvings: 0,
@@ -250,6 +250,30 @@ fn an_undecided_group_is_aborted_after_n_blocks_with_those_behind_it() {
     let aborts = vec![end(first, AbortCause::Silent), end(behind, AbortCause::Dependant)];
     assert_eq!(decided[planner.config().abort_after as usize - 2], aborts);
     assert_eq!(decided.iter().flatten().count(), 3);
+}
+
+#[test]
+fn a_groups_age_counts_from_when_it_has_nothing_more_to_wait_for() {
+    let mut planner = planner();
+    planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
+    let first = make(&mut planner).block.plan[0].id;
+    planner.announce(intent(2, &[], &[(0, 1), (1, 3)]));
+    let second = make(&mut planner).block.plan[0].id;
+    let after = planner.config().abort_after;
+    let mut ends = Vec::new();
+    while ends.len() < 2 {
+        let head = planner.head().number();
+        // The first one is acknowledged at the last moment.
+        let acks = if head + 1 >= first.round + after - 1 { vec![(first, 1)] } else { vec![] };
+        for shard in 0..3 {
+            let acks = if shard < 2 { &acks[..] } else { &[] };
+            planner.anchor(anchor(shard, head, acks));
+        }
+        let block = make(&mut planner).block;
+        ends.extend(block.decisions.iter().map(|end| (end.group, block.number())));
+    }
+    let committed = first.round + after - 1;
+    assert_eq!(ends, [(first, committed), (second, committed + after)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The protocol's state machines under a simulated, hostile network, and each of their rules alone.
 
 mod executor;
+mod groups;
 mod owner;
 mod planner;
 mod serial;

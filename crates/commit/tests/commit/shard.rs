@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use atoll_commit::{
-    CutEffects, EpochWrite, Executor, ExecutorEffect, Owner, OwnerConfig, Ready, Touched,
-};
+use atoll_commit::{CutEffects, EpochWrite, Executor, Owner, OwnerConfig, Touched};
 use atoll_types::{
-    Address, B256, BeaconBlock, Credit, CreditKind, Flight, GroupId, GroupToRun, KeySet, LateAsk,
-    LateLease, Lease, LocalBlock, LocalTx, Part, PartMessage, Receipt, ReceiptKind, Refusal,
-    Settlement, ShardId, SharedTx, StateKey, StateValue, Tx, TxRef, U256, Want, Write,
+    Address, B256, BeaconBlock, Credit, CreditKind, Flight, GroupId, KeySet, LateAsk, LateLease,
+    Lease, LocalBlock, LocalTx, Part, PartMessage, Receipt, ReceiptKind, Refusal, Settlement,
+    ShardId, SharedTx, StateKey, StateValue, Tx, TxRef, U256, Want, Write,
 };
 
 use crate::toy::{self, Ran, Rng};
@@ -69,7 +67,7 @@ pub enum Job {
 #[derive(Clone)]
 pub struct Ledger {
     pub owner: Owner,
-    genesis: BTreeMap<StateKey, StateValue>,
+    pub genesis: BTreeMap<StateKey, StateValue>,
     pub values: BTreeMap<StateKey, StateValue>,
     /// Every write, in the order in which it was applied.
     pub writes: Vec<EpochWrite>,
@@ -182,7 +180,7 @@ pub struct Shard {
     pub sharing: HashMap<(TxRef, u64), BTreeSet<ShardId>>,
     pub announced: Vec<SharedTx>,
     pub executor: Executor,
-    touched: Touched,
+    pub touched: Touched,
     pub outbox: Vec<(ShardId, Message)>,
     pub counts: BTreeMap<&'static str, u64>,
     pub stuck_credits: u64,
@@ -217,7 +215,7 @@ impl Shard {
         self.ledger.owner.shard()
     }
 
-    fn log(&mut self, input: Input) -> CutEffects {
+    pub fn log(&mut self, input: Input) -> CutEffects {
         let effects = self.ledger.apply(&input);
         self.inputs.push(input);
         let owner = &self.ledger.owner;
@@ -250,7 +248,7 @@ impl Shard {
         self.outbox.clear();
     }
 
-    fn refuse(&mut self, rule: &Refusal) {
+    pub fn refuse(&mut self, rule: &Refusal) {
         let name = match rule {
             Refusal::GroupNotOpen { .. } => "group not open",
             Refusal::CreditGap { .. } => "credit gap",
@@ -345,121 +343,13 @@ impl Shard {
         }
     }
 
-    fn keep(&mut self, part: PartMessage) {
+    pub fn keep(&mut self, part: PartMessage) {
         match self.ledger.owner.check_part(&part) {
             Ok(true) => {
                 self.log(Input::Part(part));
             }
             Ok(false) => {}
             Err(rule) => self.refuse(&rule),
-        }
-    }
-
-    fn carry_out(&mut self, effects: impl IntoIterator<Item = ExecutorEffect>) {
-        let from = self.id();
-        for effect in effects {
-            match effect {
-                ExecutorEffect::Run(ready) => self.run(*ready),
-                ExecutorEffect::Want { to, want } => {
-                    self.outbox.push((to, Message::Want { from, want }));
-                }
-                ExecutorEffect::Flight { to, flight } => {
-                    self.count("flights");
-                    self.outbox.push((to, Message::Flight { from, flight }));
-                }
-                ExecutorEffect::Late { to, ask } if to == from => self.lease_late(from, &ask),
-                ExecutorEffect::Late { to, ask } => {
-                    self.outbox.push((to, Message::Late { from, ask }));
-                }
-            }
-        }
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
-    }
-
-    fn run(&mut self, ready: Ready) {
-        let id = ready.group.id;
-        let placement = self.ledger.owner.placement().clone();
-        match toy::run_group(&placement, &ready) {
-            Err(keys) => {
-                let effects = self.executor.lacks(ready, &keys, &placement);
-                self.carry_out(effects);
-            }
-            Ok(mut parts) => {
-                let Some(effects) = self.executor.ran(id, &mut parts) else { return };
-                if let Err(rule) = self.ledger.owner.check_result(id, &parts) {
-                    return self.refuse(&rule);
-                }
-                if !parts[0].sources.is_empty() {
-                    self.count("in flight");
-                }
-                if self.ledger.owner.result(id).is_none() {
-                    self.log(Input::Result(id, parts));
-                }
-                self.keep_result(id);
-                self.carry_out(effects);
-                self.send_parts(|part| part.group == id);
-            }
-        }
-    }
-
-    /// Tells the executor what is durable.
-    fn keep_result(&mut self, id: GroupId) {
-        let result = self.ledger.owner.result(id).map(<[_]>::to_vec);
-        let effects = self.executor.kept(id, &result.unwrap_or_default());
-        self.carry_out(effects);
-    }
-
-    fn lease_late(&mut self, from: ShardId, ask: &LateAsk) {
-        let Ledger { owner, writes, genesis, .. } = &self.ledger;
-        let value_at = |key: &StateKey, cut: u64| {
-            let before = |write: &&EpochWrite| write.key == *key && write.epoch < cut;
-            let first = || genesis.get(key).copied().unwrap_or(key.absent());
-            Some(writes.iter().rev().find(before).map_or_else(first, |write| write.value))
-        };
-        let late = owner.late(from, ask, &mut self.touched, &value_at);
-        let cut = owner.cut_number();
-        for rule in &late.refused {
-            self.refuse(rule);
-        }
-        if !late.fresh.is_empty() {
-            self.count("late leases");
-            let keys = late.fresh.iter().map(|(key, _)| (*key, cut));
-            self.fences.entry(ask.group).or_default().extend(keys);
-            self.log(Input::Grant(ask.group, late.fresh));
-        }
-        if from == self.id() {
-            self.receive(Message::LateLease(late.lease));
-        } else {
-            self.outbox.push((from, Message::LateLease(late.lease)));
-        }
-    }
-
-    fn send_parts(&mut self, which: impl Fn(&Part) -> bool) {
-        let results = self.ledger.owner.results().filter(|message| which(&message.part));
-        let (own, others): (Vec<_>, Vec<_>) =
-            results.cloned().partition(|message| message.part.owner == self.id());
-        self.outbox.extend(others.into_iter().map(|m| (m.part.owner, Message::Part(m))));
-        own.into_iter().for_each(|message| self.keep(message));
-    }
-
-    /// Tells the executor of a group that this shard runs.
-    fn plan(&mut self, id: GroupId) {
-        let owner = &self.ledger.owner;
-        let Some((group, env)) = owner.run(id) else { return };
-        let txs = owner.bodies(group).cloned().collect();
-        let effects = self.executor.plan(GroupToRun { group: group.clone(), env, txs });
-        self.carry_out(effects);
-    }
-
-    fn send_lease(&mut self, group: GroupId, to: ShardId) {
-        let Some(lease) = self.ledger.owner.lease(group).cloned() else { return };
-        if to == self.id() {
-            self.receive(Message::Lease(lease));
-        } else {
-            self.outbox.push((to, Message::Lease(lease)));
         }
     }
 

@@ -4,7 +4,8 @@ use atoll_commit::{EpochWrite, ExecutorEffect, Ready};
 use atoll_types::{GroupId, GroupToRun, LateAsk, Part, ShardId, StateKey};
 
 use crate::{
-    shard::{Input, Ledger, Message, Shard},
+    ledger::{Input, Ledger, Message},
+    shard::Shard,
     toy,
 };
 

@@ -2,6 +2,7 @@
 
 mod executor;
 mod groups;
+mod ledger;
 mod owner;
 mod planner;
 mod serial;

@@ -9,7 +9,8 @@ use atoll_types::{
 };
 
 use crate::{
-    shard::{Input, Shard},
+    ledger::Input,
+    shard::Shard,
     toy::{self, Cast, Ran},
     world::Seen,
 };

@@ -9,8 +9,9 @@ use atoll_types::{
 };
 
 use crate::{
+    ledger::{Ledger, Message},
     serial,
-    shard::{Ledger, Message, Shard},
+    shard::Shard,
     toy::{BALANCE, CHAIN, Cast, Program, Rng, transaction},
 };
 

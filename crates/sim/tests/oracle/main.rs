@@ -25,7 +25,7 @@ const CASES: u32 = 3_000;
 const SEED: u64 = 1;
 
 /// What has to happen in a run of that many programs.
-const NEEDED: [&str; 20] = [
+const NEEDED: [&str; 21] = [
     "aborts",
     "across shards",
     "created",
@@ -37,6 +37,7 @@ const NEEDED: [&str; 20] = [
     "failed",
     "groups that pay the coinbase at once",
     "groups with values in flight",
+    "included as failed",
     "late owners",
     "local",
     "logs",

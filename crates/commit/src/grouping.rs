@@ -1,7 +1,7 @@
 //! Which waiting transactions a round takes, and which of them form one group.
 
 use alloy_primitives::map::HashMap;
-use atoll_types::{Intent, ShardId};
+use atoll_types::{GroupId, Intent, ShardId};
 
 /// Bounds of one round.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,11 @@ pub(crate) struct Draft {
     /// Positions in the list of waiting intents, ascending.
     pub members: Vec<usize>,
     pub executor: ShardId,
+    /// Ascending.
+    pub owners: Vec<ShardId>,
     pub gas: u64,
+    /// How much gas it may have.
+    cap: u64,
 }
 
 /// What earlier intents that stay behind use: whoever conflicts with them waits too, so that
@@ -178,24 +182,70 @@ impl<'a> Round<'a> {
 
     fn finish(mut self) -> Vec<Draft> {
         let mut groups: HashMap<usize, usize> = HashMap::default();
-        let mut drafts: Vec<(Vec<usize>, u64)> = Vec::new();
+        let mut drafts: Vec<(Vec<usize>, (u64, u64))> = Vec::new();
         for node in 0..self.taken.len() {
             let root = self.root(node);
             let group = *groups.entry(root).or_insert_with(|| {
-                drafts.push((Vec::new(), self.gas[root].0));
+                drafts.push((Vec::new(), self.gas[root]));
                 drafts.len() - 1
             });
             drafts[group].0.push(node);
         }
         drafts
             .into_iter()
-            .map(|(nodes, gas)| Draft {
-                executor: busiest(nodes.iter().map(|node| self.taken[*node].1)),
-                members: nodes.iter().map(|node| self.taken[*node].0).collect(),
-                gas,
+            .map(|(nodes, (gas, cap))| {
+                let intents = || nodes.iter().map(|node| self.taken[*node].1);
+                Draft {
+                    executor: busiest(intents()),
+                    owners: owners(intents()),
+                    members: nodes.iter().map(|node| self.taken[*node].0).collect(),
+                    gas,
+                    cap,
+                }
             })
             .collect()
     }
+}
+
+/// Unites groups that share nothing but their fate: the same executor, the same owners, the same
+/// undecided groups before them (`behind`, ascending). They are leased, run, acknowledged and decided at
+/// the same moments anyway; as one group they cost it once. At most `bundle_gas` in what comes of it.
+pub(crate) fn bundle(
+    drafts: Vec<Draft>,
+    bundle_gas: u64,
+    behind: impl Fn(&Draft) -> Vec<GroupId>,
+) -> Vec<Draft> {
+    let mut bundles: Vec<Draft> = Vec::new();
+    let mut filling: HashMap<(ShardId, Vec<ShardId>, Vec<GroupId>), usize> = HashMap::default();
+    for draft in drafts {
+        let like = (draft.executor, draft.owners.clone(), behind(&draft));
+        let open = filling.get(&like).copied();
+        let gas = open.map_or(u64::MAX, |at| bundles[at].gas.saturating_add(draft.gas));
+        let cap = open.map_or(0, |at| bundles[at].cap.min(draft.cap)).min(bundle_gas);
+        match open {
+            Some(at) if gas <= cap => {
+                let bundle = &mut bundles[at];
+                bundle.members.extend(draft.members);
+                (bundle.gas, bundle.cap) = (gas, bundle.cap.min(draft.cap));
+            }
+            _ => {
+                filling.insert(like, bundles.len());
+                bundles.push(draft);
+            }
+        }
+    }
+    for bundle in &mut bundles {
+        bundle.members.sort_unstable();
+    }
+    bundles
+}
+
+fn owners<'a>(intents: impl Iterator<Item = &'a Intent>) -> Vec<ShardId> {
+    let mut owners: Vec<ShardId> =
+        intents.flat_map(|intent| intent.keys.iter().map(|keys| keys.shard)).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
 
 /// The owner of the key that most transactions use, written ones first: that key never moves.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "planted")]
 use crate::planted::Planted;
 use crate::{
-    grouping::{Caps, Draft, draft},
+    grouping::{Caps, Draft, bundle, draft},
     planted::Bug,
 };
 
@@ -43,6 +43,8 @@ pub struct PlannerConfig {
     pub genesis_time_ms: u64,
     /// Largest sum of gas limits in a group.
     pub group_gas: u64,
+    /// Largest sum of gas limits in a group that unites what shares no key: 0 unites nothing.
+    pub bundle_gas: u64,
     /// Largest sum of gas limits in a round.
     pub round_gas: u64,
     /// Most transactions in a round.
@@ -70,6 +72,7 @@ impl PlannerConfig {
             target_gas_per_second: 500_000_000,
             genesis_time_ms,
             group_gas: 500_000_000,
+            bundle_gas: 50_000_000,
             round_gas: 4_000_000_000,
             round_txs: 8_192,
             max_waiting: 131_072,
@@ -247,7 +250,11 @@ impl Planner {
             groups.iter().filter(|id| !decided.contains(id)).count()
         };
         let fenced = |key: u64| chain(key) >= self.config.max_chain;
-        let (plan, intents) = self.plan(number, fenced);
+        let last = |key: &u64| {
+            let groups = self.fenced.get(key).map_or(&[][..], Vec::as_slice);
+            groups.iter().rev().find(|id| !decided.contains(id)).copied()
+        };
+        let (plan, intents) = self.plan(number, fenced, last);
         let anchors: Vec<Anchor> = self
             .announced
             .iter()
@@ -331,13 +338,8 @@ impl Planner {
         let keys = || members.iter().flat_map(|intent| &intent.keys);
         let used = keys().flat_map(|keys| keys.reads.iter().chain(&keys.writes));
         let last = |key: &u64| self.fenced.get(key).and_then(|groups| groups.last()).copied();
-        let mut behind: Vec<GroupId> =
-            used.filter_map(last).filter(|id| id.round < group.id.round).collect();
-        behind.sort_unstable();
-        behind.dedup();
-        let mut writes: Vec<u64> = keys().flat_map(|keys| &keys.writes).copied().collect();
-        writes.sort_unstable();
-        writes.dedup();
+        let behind = sorted(used.filter_map(last).filter(|id| id.round < group.id.round));
+        let writes = sorted(keys().flat_map(|keys| &keys.writes).copied());
         for key in &writes {
             self.fenced.entry(*key).or_default().push(group.id);
         }
@@ -371,7 +373,14 @@ impl Planner {
         due
     }
 
-    fn plan(&self, number: u64, fenced: impl Fn(u64) -> bool) -> (Vec<PlannedGroup>, Vec<Intent>) {
+    /// `fenced` says whether as many groups as there may be write a key, `last` which was planned last of
+    /// the undecided ones that write it.
+    fn plan(
+        &self,
+        number: u64,
+        fenced: impl Fn(u64) -> bool,
+        last: impl Fn(&u64) -> Option<GroupId>,
+    ) -> (Vec<PlannedGroup>, Vec<Intent>) {
         let caps = Caps {
             group_gas: self.config.group_gas,
             round_gas: self.config.round_gas,
@@ -387,20 +396,23 @@ impl Planner {
         let candidates: Vec<&Intent> =
             self.waiting.iter().filter(|intent| intent.last_valid_round >= number).collect();
         let drafts = draft(candidates.iter().copied(), fenced, absent, caps);
+        let behind = |draft: &Draft| {
+            let keys = draft.members.iter().flat_map(|at| &candidates[*at].keys);
+            let used = keys.flat_map(|keys| keys.reads.iter().chain(&keys.writes));
+            sorted(used.filter_map(&last))
+        };
+        let drafts = bundle(drafts, self.config.bundle_gas, behind);
         let mut plan = Vec::with_capacity(drafts.len());
         let mut intents = Vec::new();
-        for (index, Draft { members, executor, gas }) in drafts.into_iter().enumerate() {
-            let members: Vec<&Intent> = members.into_iter().map(|at| candidates[at]).collect();
-            let mut owners: Vec<ShardId> =
-                members.iter().flat_map(|i| i.keys.iter().map(|keys| keys.shard)).collect();
-            owners.sort_unstable();
-            owners.dedup();
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let members: Vec<&Intent> =
+                draft.members.into_iter().map(|at| candidates[at]).collect();
             plan.push(PlannedGroup {
                 id: GroupId { round: number, index: index as u32 },
-                executor,
-                owners,
+                executor: draft.executor,
+                owners: draft.owners,
                 txs: members.iter().map(|intent| intent.tx).collect(),
-                gas,
+                gas: draft.gas,
             });
             intents.extend(members.into_iter().cloned());
         }
@@ -435,6 +447,14 @@ impl Planner {
         let change = if excess > 0 { change.max(1) } else { change };
         u64::try_from(i128::from(fee) + change).unwrap_or(u64::MAX).max(MIN_BASE_FEE)
     }
+}
+
+/// Ascending, each once.
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
 }
 
 /// Block 0, which orders nothing.

@@ -189,6 +189,8 @@ impl Builder {
             planner: PlannerConfig {
                 abort_after: self.abort_after,
                 max_lag: 100,
+                // A bundle is a group like any other: without bundles there are more to interleave.
+                bundle_gas: 0,
                 ..PlannerConfig::new(CHAIN, self.shards, coinbase, 1_000)
             },
             fee: self.fee,

@@ -1,6 +1,6 @@
 //! The beacon's rules: grouping, decisions, credits, lag, restart.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
 use atoll_types::{
@@ -13,7 +13,11 @@ use crate::{toy::Rng, world::planner_config};
 const SHARDS: u16 = 3;
 
 fn planner() -> Planner {
-    Planner::new(planner_config(SHARDS, Address::ZERO))
+    planner_that_bundles(0)
+}
+
+fn planner_that_bundles(bundle_gas: u64) -> Planner {
+    Planner::new(PlannerConfig { bundle_gas, ..planner_config(SHARDS, Address::ZERO) })
 }
 
 fn intent(name: u64, reads: &[(u16, u64)], writes: &[(u16, u64)]) -> Intent {
@@ -75,8 +79,10 @@ fn members(record: &BeaconRecord) -> Vec<HashSet<B256>> {
 #[test]
 fn random_rounds_unite_what_conflicts_oldest_first_within_the_caps() {
     let mut rng = Rng(5);
-    for _ in 0..150 {
-        let mut planner = planner();
+    let mut bundles = 0;
+    for _ in 0..300 {
+        let bundle_gas = [0, 700][rng.below(2)];
+        let mut planner = planner_that_bundles(bundle_gas);
         let mut all: Vec<Intent> = Vec::new();
         for name in 0..60 {
             let key = |rng: &mut Rng| {
@@ -128,25 +134,57 @@ fn random_rounds_unite_what_conflicts_oldest_first_within_the_caps() {
                 assert!(!conflict(early, late), "{late:?} overtakes {early:?}");
             }
         }
-        // Two in a group are there because of a chain of conflicts.
+        // Two in a group are there because of a chain of conflicts, or because the chains that they are
+        // in have the same owners and fit into a bundle.
         for group in members(&record) {
-            let first = *group.iter().next().unwrap();
-            let mut reached = HashSet::from([first]);
-            loop {
-                let next: Vec<B256> = group
-                    .iter()
-                    .filter(|tx| !reached.contains(*tx))
-                    .filter(|tx| reached.iter().any(|r| conflict(by_hash[r], by_hash[*tx])))
-                    .copied()
-                    .collect();
-                if next.is_empty() {
-                    break;
-                }
-                reached.extend(next);
-            }
-            assert_eq!(reached, group);
+            let chains = chains(&group, &by_hash);
+            let owners = |chain: &HashSet<B256>| -> BTreeSet<ShardId> {
+                chain.iter().flat_map(|tx| &by_hash[tx].keys).map(|keys| keys.shard).collect()
+            };
+            let gas: u64 = group.iter().map(|tx| by_hash[tx].gas_limit).sum();
+            assert!(chains.len() == 1 || gas <= bundle_gas, "{gas} gas in a bundle");
+            assert!(chains.iter().all(|chain| owners(chain) == owners(&chains[0])));
+            bundles += usize::from(chains.len() > 1);
         }
     }
+    assert!(bundles > 50, "{bundles} bundles");
+}
+
+/// What is linked by conflicts in a group.
+fn chains(group: &HashSet<B256>, by_hash: &HashMap<B256, &Intent>) -> Vec<HashSet<B256>> {
+    let mut left = group.clone();
+    let mut chains = Vec::new();
+    while let Some(first) = left.iter().next().copied() {
+        let mut reached = HashSet::from([first]);
+        loop {
+            let linked = |tx: &B256| reached.iter().any(|r| conflict(by_hash[r], by_hash[tx]));
+            let next: Vec<B256> = left.iter().filter(|tx| linked(tx)).copied().collect();
+            let before = reached.len();
+            reached.extend(next);
+            if reached.len() == before {
+                break;
+            }
+        }
+        left.retain(|tx| !reached.contains(tx));
+        chains.push(reached);
+    }
+    chains
+}
+
+#[test]
+fn what_waits_for_other_groups_is_not_bundled_with_what_does_not() {
+    let mut planner = planner_that_bundles(u64::MAX);
+    planner.announce(intent(1, &[], &[(0, 1), (1, 2)]));
+    all_at(&mut planner, 0);
+    make(&mut planner);
+    all_at(&mut planner, 1);
+    planner.announce(intent(2, &[], &[(0, 1), (1, 3)]));
+    planner.announce(intent(3, &[], &[(0, 4), (1, 5)]));
+    planner.announce(intent(4, &[], &[(0, 0), (1, 2)]));
+    planner.announce(intent(5, &[], &[(0, 8), (1, 9)]));
+    let groups = members(&make(&mut planner));
+    let sizes: Vec<usize> = groups.iter().map(HashSet::len).collect();
+    assert_eq!(sizes, [2, 2], "two behind the first group, and two behind none");
 }
 
 fn conflict(a: &Intent, b: &Intent) -> bool {

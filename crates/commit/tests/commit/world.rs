@@ -72,7 +72,8 @@ impl World {
         let shards = 2 + rng.below(3) as u16;
         let placement = Placement::new(shards, BTreeMap::new());
         let cast = Cast::new(&placement, 4, 2);
-        let config = planner_config(shards, cast.coinbase);
+        let mut config = planner_config(shards, cast.coinbase);
+        config.bundle_gas = [0, 600, 1_200][rng.below(3)];
         let planner = Planner::new(config.clone());
         let mut world = Self {
             genesis: cast.genesis(),

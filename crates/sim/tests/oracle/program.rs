@@ -278,6 +278,7 @@ impl Case {
             target_gas_per_second: 1_000_000,
             gas_limit: 30_000_000,
             group_gas: 5_000_000,
+            bundle_gas: [0, 600_000, 5_000_000][self.seed as usize % 3],
             round_txs: 24,
             abort_after: if fair { 40 } else { 8 + self.seed % 12 },
             max_lag: 20,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
+    sync::Arc,
 };
 
 use alloy_consensus::{TxEnvelope, transaction::SignerRecoverable as _};
@@ -116,7 +117,7 @@ pub async fn follow(here: &Here, blocks: &mut Vec<BeaconBlock>) -> anyhow::Resul
         let ask = Blocks { after: blocks.len() as u64 - 1, max: 256, wait_ms: 10_000 };
         let new = here.cluster.beacon.blocks.call(context(), ask).await?.blocks;
         let full = new.len() == 256;
-        blocks.extend(new);
+        blocks.extend(new.into_iter().map(Arc::unwrap_or_clone));
         if !full {
             return Ok(());
         }

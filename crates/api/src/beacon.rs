@@ -1,5 +1,7 @@
 //! `beacon`: orders and decides what crosses shards.
 
+use std::sync::Arc;
+
 use atoll_fabric::Fault;
 use atoll_types::{Anchor, BeaconBlock, Intent, ShardId};
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,7 @@ pub struct Blocks {
 
 #[derive(Clone, Debug)]
 pub struct BlocksReply {
-    pub blocks: Vec<BeaconBlock>,
+    pub blocks: Vec<Arc<BeaconBlock>>,
 }
 
 /// Where the chain stands.
@@ -44,7 +46,7 @@ pub struct Head;
 
 #[derive(Clone, Debug)]
 pub struct HeadReply {
-    pub block: BeaconBlock,
+    pub block: Arc<BeaconBlock>,
     pub intents_waiting: u64,
     pub groups_open: u64,
 }

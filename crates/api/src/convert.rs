@@ -18,6 +18,8 @@ mod state;
 mod stats;
 mod tx;
 
+use std::sync::Arc;
+
 use atoll_fabric::Malformed;
 
 /// Longest list that is taken.
@@ -35,6 +37,17 @@ pub(crate) trait Proto<W>: Sized {
 
     /// The path in an error begins inside `W`; whoever holds a `W` puts its name before it.
     fn from_wire(wire: W) -> Result<Self, Malformed>;
+}
+
+/// What is shared in the process is copied when it leaves it.
+impl<W, T: Proto<W> + Clone> Proto<W> for Arc<T> {
+    fn into_wire(self) -> W {
+        Self::unwrap_or_clone(self).into_wire()
+    }
+
+    fn from_wire(wire: W) -> Result<Self, Malformed> {
+        T::from_wire(wire).map(Self::new)
+    }
 }
 
 /// A field that is always there.

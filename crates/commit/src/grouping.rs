@@ -2,6 +2,7 @@
 
 use alloy_primitives::map::HashMap;
 use atoll_types::{GroupId, Intent, ShardId};
+use smallvec::SmallVec;
 
 /// Bounds of one round.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +12,8 @@ pub(crate) struct Caps {
     /// Sum of gas limits in a round, likewise.
     pub round_gas: u64,
     pub round_txs: usize,
+    /// Undecided groups that may write one key.
+    pub max_chain: usize,
     /// How many waiting intents are looked at.
     pub scan: usize,
 }
@@ -18,14 +21,18 @@ pub(crate) struct Caps {
 /// A group as planned, before it has an id.
 pub(crate) struct Draft {
     /// Positions in the list of waiting intents, ascending.
-    pub members: Vec<usize>,
+    pub members: SmallVec<[usize; 1]>,
     pub executor: ShardId,
-    /// Ascending.
-    pub owners: Vec<ShardId>,
+    pub owners: Owners,
+    /// Whether undecided groups write what it uses.
+    pub is_behind: bool,
     pub gas: u64,
     /// How much gas it may have.
     cap: u64,
 }
+
+/// Shards, ascending.
+pub(crate) type Owners = SmallVec<[ShardId; 2]>;
 
 /// What earlier intents that stay behind use: whoever conflicts with them waits too, so that
 /// nobody is overtaken for ever.
@@ -48,6 +55,9 @@ impl Blocked {
     }
 
     fn conflicts(&self, intent: &Intent) -> bool {
+        if self.keys.is_empty() {
+            return false;
+        }
         intent.keys.iter().any(|keys| {
             keys.reads.iter().any(|key| self.keys.get(key) == Some(&true))
                 || keys.writes.iter().any(|key| self.keys.contains_key(key))
@@ -57,13 +67,12 @@ impl Blocked {
 
 /// Takes what can run in a round, oldest first, and unites what shares a key that either writes.
 ///
-/// `fenced` says whether as many undecided groups as there may be write a key: whatever uses such a
-/// key waits.
+/// `chain` says how many undecided groups write a key: whatever uses one that has `max_chain` waits.
 /// `absent` says whether nothing may be planned on a shard: what touches such a one waits without
 /// being looked at, and only its sender's later transactions wait for it.
 pub(crate) fn draft<'a>(
     waiting: impl Iterator<Item = &'a Intent>,
-    fenced: impl Fn(u64) -> bool,
+    chain: impl Fn(u64) -> usize,
     absent: impl Fn(ShardId) -> bool,
     caps: Caps,
 ) -> Vec<Draft> {
@@ -82,9 +91,12 @@ pub(crate) fn draft<'a>(
             break;
         }
         looked_at += 1;
-        let fence = |keys: &[u64]| keys.iter().any(|key| fenced(*key));
-        let held = intent.keys.iter().any(|keys| fence(&keys.reads) || fence(&keys.writes));
-        if held || blocked.conflicts(intent) || !round.admit(position, intent, caps) {
+        let used = intent.keys.iter().flat_map(|keys| keys.reads.iter().chain(&keys.writes));
+        let longest = used.map(|key| chain(*key)).max().unwrap_or(0);
+        if longest >= caps.max_chain
+            || blocked.conflicts(intent)
+            || !round.admit(position, intent, longest > 0, caps)
+        {
             blocked.add(intent);
         }
     }
@@ -96,13 +108,15 @@ pub(crate) fn draft<'a>(
 #[derive(Default)]
 struct Use {
     writer: Option<usize>,
-    readers: Vec<usize>,
+    readers: SmallVec<[usize; 2]>,
 }
 
 /// Groups as sets of a union-find forest over the transactions taken so far.
 #[derive(Default)]
 struct Round<'a> {
     taken: Vec<(usize, &'a Intent)>,
+    /// Of each transaction, whether undecided groups write what it uses.
+    is_behind: Vec<bool>,
     parent: Vec<usize>,
     /// Gas of each group, and how much it may have.
     gas: Vec<(u64, u64)>,
@@ -120,7 +134,7 @@ impl<'a> Round<'a> {
     }
 
     /// Takes an intent into the round, unless a cap says that it has to wait.
-    fn admit(&mut self, position: usize, intent: &'a Intent, caps: Caps) -> bool {
+    fn admit(&mut self, position: usize, intent: &'a Intent, is_behind: bool, caps: Caps) -> bool {
         let first = self.taken.is_empty();
         if self.taken.len() >= caps.round_txs
             || (!first && self.round_gas.saturating_add(intent.gas_limit) > caps.round_gas)
@@ -143,6 +157,7 @@ impl<'a> Round<'a> {
         }
         let node = self.taken.len();
         self.taken.push((position, intent));
+        self.is_behind.push(is_behind);
         self.parent.push(node);
         self.gas.push((gas, cap));
         self.round_gas = self.round_gas.saturating_add(intent.gas_limit);
@@ -157,15 +172,15 @@ impl<'a> Round<'a> {
                 }
             }
             for key in &keys.writes {
-                self.uses.insert(*key, Use { writer: Some(node), readers: Vec::new() });
+                self.uses.insert(*key, Use { writer: Some(node), readers: SmallVec::new() });
             }
         }
         true
     }
 
     /// Transactions of the round with which an intent shares a key that either writes.
-    fn neighbours(&self, intent: &Intent) -> Vec<usize> {
-        let mut found = Vec::new();
+    fn neighbours(&self, intent: &Intent) -> SmallVec<[usize; 4]> {
+        let mut found = SmallVec::new();
         for keys in &intent.keys {
             for key in &keys.reads {
                 found.extend(self.uses.get(key).and_then(|uses| uses.writer));
@@ -173,7 +188,7 @@ impl<'a> Round<'a> {
             for key in &keys.writes {
                 if let Some(uses) = self.uses.get(key) {
                     found.extend(uses.writer);
-                    found.extend(&uses.readers);
+                    found.extend_from_slice(&uses.readers);
                 }
             }
         }
@@ -181,29 +196,38 @@ impl<'a> Round<'a> {
     }
 
     fn finish(mut self) -> Vec<Draft> {
-        let mut groups: HashMap<usize, usize> = HashMap::default();
-        let mut drafts: Vec<(Vec<usize>, (u64, u64))> = Vec::new();
+        const NONE: usize = usize::MAX;
+        let mut draft_of = vec![NONE; self.taken.len()];
+        let mut drafts: Vec<Draft> = Vec::new();
         for node in 0..self.taken.len() {
             let root = self.root(node);
-            let group = *groups.entry(root).or_insert_with(|| {
-                drafts.push((Vec::new(), self.gas[root]));
-                drafts.len() - 1
-            });
-            drafts[group].0.push(node);
-        }
-        drafts
-            .into_iter()
-            .map(|(nodes, (gas, cap))| {
-                let intents = || nodes.iter().map(|node| self.taken[*node].1);
-                Draft {
-                    executor: busiest(intents()),
-                    owners: owners(intents()),
-                    members: nodes.iter().map(|node| self.taken[*node].0).collect(),
+            let intent = self.taken[node].1;
+            if draft_of[root] == NONE {
+                draft_of[root] = drafts.len();
+                let (gas, cap) = self.gas[root];
+                drafts.push(Draft {
+                    members: SmallVec::new(),
+                    executor: ShardId::default(),
+                    owners: Owners::new(),
+                    is_behind: false,
                     gas,
                     cap,
-                }
-            })
-            .collect()
+                });
+            }
+            let draft = &mut drafts[draft_of[root]];
+            draft.members.push(node);
+            draft.owners.extend(intent.keys.iter().map(|keys| keys.shard));
+            draft.is_behind |= self.is_behind[node];
+        }
+        for draft in &mut drafts {
+            draft.owners.sort_unstable();
+            draft.owners.dedup();
+            draft.executor = busiest(draft.members.iter().map(|node| self.taken[*node].1));
+            for member in &mut draft.members {
+                *member = self.taken[*member].0;
+            }
+        }
+        drafts
     }
 }
 
@@ -216,9 +240,10 @@ pub(crate) fn bundle(
     behind: impl Fn(&Draft) -> Vec<GroupId>,
 ) -> Vec<Draft> {
     let mut bundles: Vec<Draft> = Vec::new();
-    let mut filling: HashMap<(ShardId, Vec<ShardId>, Vec<GroupId>), usize> = HashMap::default();
+    let mut filling: HashMap<(ShardId, Owners, Vec<GroupId>), usize> = HashMap::default();
     for draft in drafts {
-        let like = (draft.executor, draft.owners.clone(), behind(&draft));
+        let behind = if draft.is_behind { behind(&draft) } else { Vec::new() };
+        let like = (draft.executor, draft.owners.clone(), behind);
         let open = filling.get(&like).copied();
         let gas = open.map_or(u64::MAX, |at| bundles[at].gas.saturating_add(draft.gas));
         let cap = open.map_or(0, |at| bundles[at].cap.min(draft.cap)).min(bundle_gas);
@@ -240,27 +265,18 @@ pub(crate) fn bundle(
     bundles
 }
 
-fn owners<'a>(intents: impl Iterator<Item = &'a Intent>) -> Vec<ShardId> {
-    let mut owners: Vec<ShardId> =
-        intents.flat_map(|intent| intent.keys.iter().map(|keys| keys.shard)).collect();
-    owners.sort_unstable();
-    owners.dedup();
-    owners
-}
-
 /// The owner of the key that most transactions use, written ones first: that key never moves.
 fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
-    let mut counts: HashMap<u64, (u32, u32, ShardId)> = HashMap::default();
+    let mut uses: SmallVec<[(u64, bool, ShardId); 8]> = SmallVec::new();
     for keys in intents.flat_map(|intent| &intent.keys) {
-        for key in &keys.writes {
-            let count = counts.entry(*key).or_insert((0, 0, keys.shard));
-            count.0 += 1;
-            count.1 += 1;
-        }
-        for key in &keys.reads {
-            counts.entry(*key).or_insert((0, 0, keys.shard)).1 += 1;
-        }
+        uses.extend(keys.writes.iter().map(|key| (*key, true, keys.shard)));
+        uses.extend(keys.reads.iter().map(|key| (*key, false, keys.shard)));
     }
-    let best = counts.into_iter().max_by_key(|(key, (writes, all, _))| (*writes, *all, *key));
-    best.map(|(_, (.., shard))| shard).unwrap_or_default()
+    uses.sort_unstable();
+    let of_key = uses.chunk_by(|a, b| a.0 == b.0);
+    let busy = of_key.map(|uses| {
+        let writes = uses.iter().filter(|(_, is_write, _)| *is_write).count();
+        (writes, uses.len(), uses[0].0, uses[0].2)
+    });
+    busy.max().map(|(.., shard)| shard).unwrap_or_default()
 }

@@ -3,14 +3,18 @@
 
 mod decide;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use alloy_primitives::map::{HashMap, HashSet};
+use alloy_primitives::map::{Entry, HashMap, HashSet};
 use atoll_types::{
     Address, Anchor, Anchored, B256, BeaconBlock, BlockEnv, CreditsDue, GroupId, Intent,
     PlannedGroup, ShardId, TxRef, digest,
 };
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 #[cfg(feature = "planted")]
 use crate::planted::Planted;
@@ -86,7 +90,7 @@ impl PlannerConfig {
 /// A block and what it was made from: enough to bring any planner to the state after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeaconRecord {
-    pub block: BeaconBlock,
+    pub block: Arc<BeaconBlock>,
     /// Intents of the plan, in the order of its groups and their transactions.
     pub intents: Vec<Intent>,
     /// Anchors taken in by this block.
@@ -106,17 +110,23 @@ struct Open {
     since: u64,
 }
 
+/// What has become of an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Known {
+    Waiting,
+    Planned,
+}
+
 /// The beacon's whole state.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Planner {
     config: PlannerConfig,
-    block: BeaconBlock,
+    block: Arc<BeaconBlock>,
     hash: B256,
     waiting: VecDeque<Intent>,
-    /// References in `waiting`.
-    known: HashSet<TxRef>,
-    /// References that were planned, with their last valid round: never planned again.
-    planned: HashMap<TxRef, u64>,
+    /// What waits and what was planned, until its last valid round: never planned again.
+    known: HashMap<TxRef, Known>,
+    /// What was planned, by its last valid round.
     planned_until: BTreeMap<u64, Vec<TxRef>>,
     open: BTreeMap<GroupId, Open>,
     /// Open groups that are behind an open group.
@@ -126,7 +136,7 @@ pub struct Planner {
     /// When they were, oldest first.
     committed_at: VecDeque<(u64, GroupId)>,
     /// For each fingerprint, the open groups that may write it, in the order of the plan.
-    fenced: HashMap<u64, Vec<GroupId>>,
+    fenced: HashMap<u64, SmallVec<[GroupId; 1]>>,
     /// Newest anchor of each shard that was announced.
     announced: Vec<Option<Anchor>>,
     /// Newest anchor of each shard that a block has taken in.
@@ -145,10 +155,9 @@ impl Planner {
         let shards = usize::from(config.shards);
         Self {
             hash: block.hash(),
-            block,
+            block: Arc::new(block),
             waiting: VecDeque::new(),
-            known: HashSet::default(),
-            planned: HashMap::default(),
+            known: HashMap::default(),
             planned_until: BTreeMap::new(),
             open: BTreeMap::new(),
             followers: HashMap::default(),
@@ -181,7 +190,7 @@ impl Planner {
     }
 
     /// The newest block.
-    pub fn head(&self) -> &BeaconBlock {
+    pub fn head(&self) -> &Arc<BeaconBlock> {
         &self.block
     }
 
@@ -203,12 +212,17 @@ impl Planner {
     /// Takes an intent, unless it waits already, was planned before or is too late.
     /// Returns whether it is new.
     pub fn announce(&mut self, intent: Intent) -> bool {
-        let late = intent.last_valid_round <= self.block.number();
-        if late || self.planned.contains_key(&intent.tx) || !self.known.insert(intent.tx) {
+        if intent.last_valid_round <= self.block.number() {
             return false;
         }
-        self.waiting.push_back(intent);
-        true
+        match self.known.entry(intent.tx) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(new) => {
+                new.insert(Known::Waiting);
+                self.waiting.push_back(intent);
+                true
+            }
+        }
     }
 
     /// Takes a shard's anchor. One that is older than the newest is ignored: shards' messages may
@@ -245,16 +259,11 @@ impl Planner {
         let time_ms = now_ms.max(self.block.time_ms);
         let decisions = self.decide(number);
         let decided: HashSet<GroupId> = decisions.iter().map(|d| d.group).collect();
-        let chain = |key: u64| {
-            let groups = self.fenced.get(&key).map_or(&[][..], Vec::as_slice);
-            groups.iter().filter(|id| !decided.contains(id)).count()
+        let undecided = |key: u64| {
+            let groups = self.fenced.get(&key).map_or(&[][..], SmallVec::as_slice);
+            groups.iter().filter(|id| !decided.contains(*id))
         };
-        let fenced = |key: u64| chain(key) >= self.config.max_chain;
-        let last = |key: &u64| {
-            let groups = self.fenced.get(key).map_or(&[][..], Vec::as_slice);
-            groups.iter().rev().find(|id| !decided.contains(id)).copied()
-        };
-        let (plan, intents) = self.plan(number, fenced, last);
+        let (plan, intents) = self.plan(number, undecided);
         let anchors: Vec<Anchor> = self
             .announced
             .iter()
@@ -288,7 +297,7 @@ impl Planner {
             anchors: anchors.iter().map(anchored).collect(),
             settled,
         };
-        BeaconRecord { block, intents, anchors }
+        BeaconRecord { block: Arc::new(block), intents, anchors }
     }
 
     /// Brings the state to after a block.
@@ -315,36 +324,45 @@ impl Planner {
             let members: Vec<&Intent> = intents.by_ref().take(group.txs.len()).collect();
             self.open_group(group, &members);
         }
-        let gone: HashSet<TxRef> =
-            record.intents.iter().map(|i| i.tx).chain(block.dropped.iter().copied()).collect();
-        if !gone.is_empty() {
-            self.waiting.retain(|intent| !gone.contains(&intent.tx));
-            gone.iter().for_each(|tx| {
-                self.known.remove(tx);
-            });
+        for tx in &block.dropped {
+            self.known.remove(tx);
+        }
+        if !(record.intents.is_empty() && block.dropped.is_empty()) {
+            let known = &self.known;
+            self.waiting.retain(|intent| known.get(&intent.tx) == Some(&Known::Waiting));
         }
         let later = self.planned_until.split_off(&block.number());
         for tx in std::mem::replace(&mut self.planned_until, later).into_values().flatten() {
-            self.planned.remove(&tx);
+            self.known.remove(&tx);
         }
         if block.env.timestamp > self.block.env.timestamp {
             self.priced_gas = self.gas_after(&record.anchors);
         }
-        self.block = block.clone();
+        self.block = Arc::clone(block);
         self.hash = block.hash();
     }
 
     fn open_group(&mut self, group: &PlannedGroup, members: &[&Intent]) {
-        let keys = || members.iter().flat_map(|intent| &intent.keys);
-        let used = keys().flat_map(|keys| keys.reads.iter().chain(&keys.writes));
-        let last = |key: &u64| self.fenced.get(key).and_then(|groups| groups.last()).copied();
-        let behind = sorted(used.filter_map(last).filter(|id| id.round < group.id.round));
-        let writes = sorted(keys().flat_map(|keys| &keys.writes).copied());
-        for key in &writes {
-            self.fenced.entry(*key).or_default().push(group.id);
+        let mut behind = Vec::new();
+        let mut writes = Vec::new();
+        for keys in members.iter().flat_map(|intent| &intent.keys) {
+            let last = |key: &u64| self.fenced.get(key).and_then(|groups| groups.last()).copied();
+            let others = keys.reads.iter().filter_map(last).filter(|id| *id != group.id);
+            behind.extend(others);
+            for key in &keys.writes {
+                let groups = self.fenced.entry(*key).or_default();
+                let last = groups.last().copied();
+                if last != Some(group.id) {
+                    behind.extend(last);
+                    groups.push(group.id);
+                    writes.push(*key);
+                }
+            }
         }
+        behind.sort_unstable();
+        behind.dedup();
         for intent in members {
-            self.planned.insert(intent.tx, intent.last_valid_round);
+            self.known.insert(intent.tx, Known::Planned);
             self.planned_until.entry(intent.last_valid_round).or_default().push(intent.tx);
         }
         for source in &behind {
@@ -373,18 +391,17 @@ impl Planner {
         due
     }
 
-    /// `fenced` says whether as many groups as there may be write a key, `last` which was planned last of
-    /// the undecided ones that write it.
-    fn plan(
+    /// `undecided` says which undecided groups write a key, in the order of the plan.
+    fn plan<'a, U: Iterator<Item = &'a GroupId> + DoubleEndedIterator>(
         &self,
         number: u64,
-        fenced: impl Fn(u64) -> bool,
-        last: impl Fn(&u64) -> Option<GroupId>,
+        undecided: impl Fn(u64) -> U,
     ) -> (Vec<PlannedGroup>, Vec<Intent>) {
         let caps = Caps {
             group_gas: self.config.group_gas,
             round_gas: self.config.round_gas,
             round_txs: self.config.round_txs as usize,
+            max_chain: self.config.max_chain,
             scan: 4 * self.config.round_txs as usize,
         };
         let absent = |shard: ShardId| {
@@ -395,22 +412,27 @@ impl Planner {
         };
         let candidates: Vec<&Intent> =
             self.waiting.iter().filter(|intent| intent.last_valid_round >= number).collect();
-        let drafts = draft(candidates.iter().copied(), fenced, absent, caps);
+        let chain = |key| undecided(key).count();
+        let drafts = draft(candidates.iter().copied(), chain, absent, caps);
         let behind = |draft: &Draft| {
             let keys = draft.members.iter().flat_map(|at| &candidates[*at].keys);
             let used = keys.flat_map(|keys| keys.reads.iter().chain(&keys.writes));
-            sorted(used.filter_map(&last))
+            let mut groups: Vec<GroupId> =
+                used.filter_map(|key| undecided(*key).next_back()).copied().collect();
+            groups.sort_unstable();
+            groups.dedup();
+            groups
         };
         let drafts = bundle(drafts, self.config.bundle_gas, behind);
         let mut plan = Vec::with_capacity(drafts.len());
-        let mut intents = Vec::new();
+        let mut intents = Vec::with_capacity(drafts.iter().map(|draft| draft.members.len()).sum());
         for (index, draft) in drafts.into_iter().enumerate() {
             let members: Vec<&Intent> =
                 draft.members.into_iter().map(|at| candidates[at]).collect();
             plan.push(PlannedGroup {
                 id: GroupId { round: number, index: index as u32 },
                 executor: draft.executor,
-                owners: draft.owners,
+                owners: draft.owners.into_vec(),
                 txs: members.iter().map(|intent| intent.tx).collect(),
                 gas: draft.gas,
             });
@@ -447,14 +469,6 @@ impl Planner {
         let change = if excess > 0 { change.max(1) } else { change };
         u64::try_from(i128::from(fee) + change).unwrap_or(u64::MAX).max(MIN_BASE_FEE)
     }
-}
-
-/// Ascending, each once.
-fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut items: Vec<T> = items.collect();
-    items.sort_unstable();
-    items.dedup();
-    items
 }
 
 /// Block 0, which orders nothing.

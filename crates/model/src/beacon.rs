@@ -119,7 +119,7 @@ impl Beacon {
         let said = (&block.decisions, &block.credits, &block.plan, &block.dropped, block.settled);
         let semantics = fingerprint(&(block.number(), said));
         self.history = combine([self.history, semantics]);
-        self.chain.push(Arc::new(Link { block: Arc::new(block), record, semantics }));
+        self.chain.push(Arc::new(Link { block, record, semantics }));
         Ok(())
     }
 

@@ -1,9 +1,8 @@
 //! What shards and the beacon say to one another to commit across shards.
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::{
     BlockEnv, GroupId, Placement, PlannedGroup, Receipt, ShardId, StateKey, Tx, TxRef, Write,
@@ -88,14 +87,22 @@ impl SharedTx {
 
     /// What the beacon orders of it.
     pub fn intent(&self, placement: &Placement) -> Intent {
-        let mut keys: BTreeMap<ShardId, ShardKeys> = BTreeMap::new();
-        let mut of = |key: &StateKey, list: fn(&mut ShardKeys) -> &mut Vec<u64>| {
+        let mut keys = IntentKeys::new();
+        let mut of = |key: &StateKey, list: fn(&mut ShardKeys) -> &mut Fingerprints| {
             let shard = placement.owner_of(key);
-            let empty = || ShardKeys { shard, reads: Vec::new(), writes: Vec::new() };
-            list(keys.entry(shard).or_insert_with(empty)).push(key.fingerprint());
+            let at = keys.iter().position(|keys| keys.shard == shard).unwrap_or_else(|| {
+                keys.push(ShardKeys {
+                    shard,
+                    reads: Fingerprints::new(),
+                    writes: Fingerprints::new(),
+                });
+                keys.len() - 1
+            });
+            list(&mut keys[at]).push(key.fingerprint());
         };
         self.keys.reads.iter().for_each(|key| of(key, |keys| &mut keys.reads));
         self.keys.writes.iter().for_each(|key| of(key, |keys| &mut keys.writes));
+        keys.sort_unstable_by_key(|keys| keys.shard);
         Intent {
             tx: self.reference(),
             origin: self.origin,
@@ -104,18 +111,24 @@ impl SharedTx {
             gas_limit: self.tx.gas_limit(),
             last_valid_round: self.last_valid_round,
             halvings: self.silences,
-            keys: keys.into_values().collect(),
+            keys,
         }
     }
 }
+
+/// In place for as many as a call of a token has: the beacon holds them by the thousand.
+pub type Fingerprints = SmallVec<[u64; 4]>;
 
 /// Fingerprints of the keys of one owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardKeys {
     pub shard: ShardId,
-    pub reads: Vec<u64>,
-    pub writes: Vec<u64>,
+    pub reads: Fingerprints,
+    pub writes: Fingerprints,
 }
+
+/// One entry for each owner, ascending.
+pub type IntentKeys = SmallVec<[ShardKeys; 2]>;
 
 /// What the beacon orders: a transaction without its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +143,7 @@ pub struct Intent {
     /// How often the gas of the groups that it may be in has been halved.
     pub halvings: u32,
     /// One entry for each owner, ascending.
-    pub keys: Vec<ShardKeys>,
+    pub keys: IntentKeys,
 }
 
 /// A leased key whose value is still in flight: it is what this undecided group makes of it.

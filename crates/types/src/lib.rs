@@ -19,9 +19,9 @@ pub use block::{
 };
 pub use codec::{CodecError, decode, digest, encode};
 pub use commit::{
-    Anchor, Credit, CreditKind, Flight, GroupAck, GroupDigest, GroupResult, GroupToRun, InFlight,
-    Intent, KeySet, LateAsk, LateLease, Lease, Part, PartMessage, Settlement, ShardKeys, SharedTx,
-    TxOutcome, Want, group_digest,
+    Anchor, Credit, CreditKind, Fingerprints, Flight, GroupAck, GroupDigest, GroupResult,
+    GroupToRun, InFlight, Intent, IntentKeys, KeySet, LateAsk, LateLease, Lease, Part, PartMessage,
+    Settlement, ShardKeys, SharedTx, TxOutcome, Want, group_digest,
 };
 pub use ids::{GroupId, ShardId};
 pub use key::{Basic, CodeRef, KECCAK_EMPTY, StateKey, StateValue, Write};

@@ -33,9 +33,6 @@ impl Default for Cadence {
     }
 }
 
-/// Longest time that a caller may wait for a block.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-
 /// The `beacon` service.
 pub struct BeaconService {
     core: Core,
@@ -198,11 +195,14 @@ impl Handle<Blocks> for BeaconService {
             return self.journal.reply(reply, answer);
         }
         self.next_waiter += 1;
-        let id = self.next_waiter;
-        let wait = Duration::from_millis(asked.wait_ms).min(MAX_WAIT);
+        let (id, wait_ms) = (self.next_waiter, asked.wait_ms);
         self.waiting.retain(|(.., reply)| !reply.is_abandoned());
         self.waiting.push((id, asked, reply));
-        cx.after(wait, move |service, _| {
+        // Before that a block is made, and answers.
+        if wait_ms > self.cadence.heartbeat_ms {
+            return;
+        }
+        cx.after(Duration::from_millis(wait_ms), move |service, _| {
             if let Some(at) = service.waiting.iter().position(|(waiter, ..)| *waiter == id) {
                 let (_, asked, reply) = service.waiting.swap_remove(at);
                 let answer = service.core.blocks(&asked);

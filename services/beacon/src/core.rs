@@ -20,7 +20,6 @@ const MAX_BLOCKS: u32 = 256;
 
 /// What the beacon's log holds.
 #[derive(Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are blocks")]
 enum Record {
     Genesis { digest: B256 },
     Block(BeaconRecord),
@@ -50,7 +49,7 @@ pub enum OpenError {
 pub struct Core {
     planner: Planner,
     index: Arc<dyn Index>,
-    recent: VecDeque<BeaconBlock>,
+    recent: VecDeque<Arc<BeaconBlock>>,
     counts: BeaconStatsReply,
     refused: Tally,
     acks: Acks,
@@ -79,7 +78,7 @@ impl Core {
         }
         index.wipe()?;
         let mut core = Self::new(Planner::new(config), index);
-        core.publish(core.planner.head().clone())?;
+        core.publish(Arc::clone(core.planner.head()))?;
         log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
             let failed = |reason| OpenError::Record { number, reason };
             match decode::<Record>(bytes).map_err(|e| failed(e.to_string()))? {
@@ -150,8 +149,8 @@ impl Core {
         {
             return Err(BeaconError::BadIntent { what });
         }
-        let new = announce.intents.into_iter().filter(|i| self.planner.announce(i.clone()));
-        self.counts.intents += new.count() as u64;
+        let new = announce.intents.into_iter().map(|intent| self.planner.announce(intent));
+        self.counts.intents += new.filter(|is_new| *is_new).count() as u64;
         Ok(AnnounceReply { whole })
     }
 
@@ -161,7 +160,7 @@ impl Core {
         self.planner.apply(&record);
         self.count(&record.block);
         self.acks.decided(&record.block);
-        self.publish(record.block.clone())?;
+        self.publish(Arc::clone(&record.block))?;
         Ok(encode(&Record::Block(record)))
     }
 
@@ -181,7 +180,7 @@ impl Core {
         BeaconStatsReply { refused: self.refused.get(), ..self.counts.clone() }
     }
 
-    fn publish(&mut self, block: BeaconBlock) -> Result<(), StoreError> {
+    fn publish(&mut self, block: Arc<BeaconBlock>) -> Result<(), StoreError> {
         self.index.put(&block.number().to_be_bytes(), &encode(&block))?;
         self.recent.push_back(block);
         if self.recent.len() > KEPT_BLOCKS {
@@ -192,7 +191,7 @@ impl Core {
 
     pub(crate) fn head(&self) -> HeadReply {
         HeadReply {
-            block: self.planner.head().clone(),
+            block: Arc::clone(self.planner.head()),
             intents_waiting: self.planner.waiting() as u64,
             groups_open: self.planner.open() as u64,
         }
@@ -206,16 +205,16 @@ impl Core {
         Ok(BlocksReply { blocks })
     }
 
-    fn block(&self, number: u64) -> Result<BeaconBlock, BeaconError> {
-        let oldest = self.recent.front().map_or(u64::MAX, BeaconBlock::number);
+    fn block(&self, number: u64) -> Result<Arc<BeaconBlock>, BeaconError> {
+        let oldest = self.recent.front().map_or(u64::MAX, |block| block.number());
         if let Some(block) = number.checked_sub(oldest).and_then(|at| self.recent.get(at as usize))
         {
-            return Ok(block.clone());
+            return Ok(Arc::clone(block));
         }
         let failed = |reason: String| BeaconError::Storage { reason };
         let bytes = self.index.get(&number.to_be_bytes()).map_err(|e| failed(e.to_string()))?;
         let bytes = bytes.ok_or_else(|| failed(format!("block {number} is not in the index")))?;
-        decode(&bytes).map_err(|e| failed(e.to_string()))
+        decode(&bytes).map(Arc::new).map_err(|e| failed(e.to_string()))
     }
 }
 
@@ -256,7 +255,7 @@ fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<
 #[cfg(test)]
 mod tests {
     use atoll_store::{MemoryIndex, MemoryLog};
-    use atoll_types::{Address, Anchor, ShardId, ShardKeys, TxRef};
+    use atoll_types::{Address, Anchor, Fingerprints, ShardId, ShardKeys, TxRef};
 
     use super::*;
 
@@ -267,8 +266,8 @@ mod tests {
     fn intent(name: u8) -> Intent {
         let keys = |shard| ShardKeys {
             shard: ShardId(shard),
-            reads: Vec::new(),
-            writes: vec![name.into()],
+            reads: Fingerprints::new(),
+            writes: Fingerprints::from_slice(&[name.into()]),
         };
         Intent {
             tx: TxRef { hash: B256::repeat_byte(name), attempt: 1 },
@@ -278,7 +277,7 @@ mod tests {
             gas_limit: 1,
             halvings: 0,
             last_valid_round: 100,
-            keys: vec![keys(0), keys(1)],
+            keys: [keys(0), keys(1)].into(),
         }
     }
 

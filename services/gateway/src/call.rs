@@ -130,7 +130,7 @@ impl Calls {
     }
 
     /// The newest beacon block, or the first one that has settled `min_cut`.
-    async fn settled(&self, min_cut: u64, context: &Context) -> Result<BeaconBlock, Status> {
+    async fn settled(&self, min_cut: u64, context: &Context) -> Result<Arc<BeaconBlock>, Status> {
         let mut head = self.beacon.newest(context).await?.block;
         check_cut(min_cut, head.number())?;
         while head.settled < min_cut {

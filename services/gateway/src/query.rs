@@ -68,7 +68,7 @@ impl BeaconLinks {
         &self,
         number: u64,
         context: &Context,
-    ) -> Result<Option<BeaconBlock>, Status> {
+    ) -> Result<Option<Arc<BeaconBlock>>, Status> {
         let Some(after) = number.checked_sub(1) else {
             return Ok(None);
         };

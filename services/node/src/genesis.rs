@@ -41,7 +41,7 @@ impl Genesis {
     pub fn new(chain: &Chain) -> anyhow::Result<Self> {
         let planner =
             PlannerConfig::new(chain.chain_id, chain.shards, chain.coinbase, chain.genesis_time_ms);
-        let block = Planner::new(planner.clone()).head().clone();
+        let block = BeaconBlock::clone(Planner::new(planner.clone()).head());
         let mut accounts = Vec::new();
         if chain.development {
             let balance =

@@ -12,7 +12,7 @@ use atoll_api::{
 };
 use atoll_fabric::Context;
 use atoll_types::{Anchor, GroupAck, GroupId, Intent, ShardId};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::shared::{Shared, lock};
 
@@ -20,6 +20,9 @@ const WAIT_MS: u64 = 10_000;
 const RETRY: Duration = Duration::from_millis(100);
 /// Intents announced in one message at the most.
 const MAX_INTENTS: usize = 4_096;
+/// Time between two messages with something to order or decide, and what one without such waits for
+/// one with it: a message costs the beacon as much as several intents in it.
+const PACE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Waiting {
@@ -40,20 +43,38 @@ impl Announcements {
         self.came.notify_one();
     }
 
+    /// Whether the beacon can do something with what waits.
+    fn is_urgent(&self, told: &Told) -> bool {
+        let waiting = lock(&self.waiting);
+        let anchor = waiting.anchor.as_ref();
+        !waiting.intents.is_empty() || anchor.is_some_and(|anchor| told.has_news(anchor))
+    }
+
     fn anchor(&self, anchor: Anchor) {
         lock(&self.waiting).anchor = Some(anchor);
         self.came.notify_one();
     }
 }
 
-/// Acknowledgements that the beacon has, of the newest anchor that it has taken.
+/// What the beacon has of the newest anchor that it has taken.
 #[derive(Default)]
-struct Told(HashMap<GroupId, GroupAck>);
+struct Told {
+    acks: HashMap<GroupId, GroupAck>,
+    credits_sent: Vec<(ShardId, u64)>,
+    credits_received: Vec<(ShardId, u64)>,
+}
 
 impl Told {
+    /// Whether an anchor says more than where the shard stands.
+    fn has_news(&self, anchor: &Anchor) -> bool {
+        anchor.credits_sent != self.credits_sent
+            || anchor.credits_received != self.credits_received
+            || anchor.acks.iter().any(|ack| self.acks.get(&ack.group) != Some(ack))
+    }
+
     /// An anchor without those acknowledgements, and how many they are.
     fn leave_out(&self, anchor: &Anchor) -> (Anchor, u32) {
-        let is_new = |ack: &&GroupAck| self.0.get(&ack.group) != Some(*ack);
+        let is_new = |ack: &&GroupAck| self.acks.get(&ack.group) != Some(*ack);
         let acks: Vec<GroupAck> = anchor.acks.iter().filter(is_new).cloned().collect();
         // Fewer than there are groups.
         let earlier = (anchor.acks.len() - acks.len()) as u32;
@@ -66,15 +87,33 @@ impl Told {
     }
 
     fn took(&mut self, anchor: Anchor) {
-        self.0 = anchor.acks.into_iter().map(|ack| (ack.group, ack)).collect();
+        let Anchor { acks, credits_sent, credits_received, .. } = anchor;
+        let acks = acks.into_iter().map(|ack| (ack.group, ack)).collect();
+        *self = Self { acks, credits_sent, credits_received };
     }
+}
+
+/// Waits for something to tell, and until it is time to: what can be ordered or decided by the beacon
+/// goes at once, but not sooner than [`PACE`] after the last such message; what else there is waits for
+/// it, but no longer than that. `paced` is when the next of the former may go.
+async fn pace(announcements: &Announcements, told: &Told, paced: &mut Instant) {
+    announcements.came.notified().await;
+    let patience = Instant::now() + PACE;
+    while !announcements.is_urgent(told) {
+        if tokio::time::timeout_at(patience, announcements.came.notified()).await.is_err() {
+            return;
+        }
+    }
+    tokio::time::sleep_until(*paced).await;
+    *paced = Instant::now() + PACE;
 }
 
 /// Tells the beacon whatever waits, one message at a time.
 pub(crate) async fn announce(shared: Arc<Shared>) {
     let mut told = Told::default();
+    let mut paced = Instant::now();
     loop {
-        shared.announcements.came.notified().await;
+        pace(&shared.announcements, &told, &mut paced).await;
         let (intents, anchor) = {
             let mut waiting = lock(&shared.announcements.waiting);
             let count = waiting.intents.len().min(MAX_INTENTS);

@@ -43,7 +43,12 @@ async fn follow_from(shared: &Arc<Shared>, cut: &mut u64) -> String {
             Err(error) => return error.to_string(),
         };
         for block in blocks {
-            match shared.state.cut.call(shared.context(), Cut { block }).await {
+            match shared
+                .state
+                .cut
+                .call(shared.context(), Cut { block: Arc::unwrap_or_clone(block) })
+                .await
+            {
                 Ok(reply) => {
                     *cut = reply.cut;
                     carry_out(shared, reply);

@@ -67,7 +67,11 @@ struct Suite<'a> {
 }
 
 fn keys(shard: ShardId) -> ShardKeys {
-    ShardKeys { shard, reads: vec![1], writes: vec![2 + u64::from(shard.0)] }
+    ShardKeys {
+        shard,
+        reads: [1].into_iter().collect(),
+        writes: [2 + u64::from(shard.0)].into_iter().collect(),
+    }
 }
 
 fn anchor(shard: ShardId) -> Anchor {
@@ -93,7 +97,7 @@ impl Suite<'_> {
             gas_limit: 100_000,
             halvings: 0,
             last_valid_round: 1_000,
-            keys: vec![keys(HERE), keys(OTHER)],
+            keys: [keys(HERE), keys(OTHER)].into(),
         }
     }
 
@@ -118,8 +122,9 @@ impl Suite<'_> {
         let nobody = self.announce(NOBODY, vec![], None).await.unwrap_err();
         assert_eq!(nobody, BeaconError::NoSuchShard { shard: NOBODY, shards: 2 });
         let good = self.intent(1);
-        let of = |keys| Intent { keys, ..good.clone() };
-        let empty = ShardKeys { shard: OTHER, reads: vec![], writes: vec![] };
+        let of = |keys: Vec<ShardKeys>| Intent { keys: keys.into(), ..good.clone() };
+        let empty =
+            ShardKeys { shard: OTHER, reads: Default::default(), writes: Default::default() };
         let malformed = [
             (Intent { origin: OTHER, ..good.clone() }, "its origin is shard 1"),
             (of(vec![]), "ascending order"),

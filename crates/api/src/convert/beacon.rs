@@ -1,7 +1,7 @@
 //! Requests and replies of `beacon`.
 
 use atoll_fabric::Malformed;
-use atoll_types::{Intent, ShardKeys, TxRef};
+use atoll_types::{Fingerprints, Intent, IntentKeys, ShardKeys, TxRef};
 use atoll_wire::v1 as wire;
 
 use super::{MAX_SMALL_ITEMS, Proto, messages, plain};
@@ -65,7 +65,7 @@ impl Proto<wire::Intent> for Intent {
 }
 
 /// The keys of each owner.
-fn unpack(owners: &[u32], mut keys: &[u64]) -> Result<Vec<ShardKeys>, Malformed> {
+fn unpack(owners: &[u32], mut keys: &[u64]) -> Result<IntentKeys, Malformed> {
     if keys.len() > MAX_SMALL_ITEMS {
         let expected = format!("a list of at most {MAX_SMALL_ITEMS} items, not {}", keys.len());
         return Err(Malformed::new("keys", expected));
@@ -77,9 +77,9 @@ fn unpack(owners: &[u32], mut keys: &[u64]) -> Result<Vec<ShardKeys>, Malformed>
     let mut take = |count: u32| {
         let (taken, left) = keys.split_at_checked(count as usize)?;
         keys = left;
-        Some(taken.to_vec())
+        Some(Fingerprints::from_slice(taken))
     };
-    let mut unpacked = Vec::with_capacity(owners.len());
+    let mut unpacked = IntentKeys::with_capacity(owners.len());
     for [shard, reads, writes] in owners {
         let shard = plain::decode(*shard, "owners")?;
         let (Some(reads), Some(writes)) = (take(*reads), take(*writes)) else {

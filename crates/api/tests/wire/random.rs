@@ -1,9 +1,13 @@
 //! Random values of basic types; edges are likely.
 
+use std::sync::Arc;
+
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEip2930, TxEnvelope, TxLegacy};
 use alloy_eips::Encodable2718;
 use alloy_primitives::{Signature, TxKind};
-use atoll_types::{Address, B256, Bytes, ShardId, TraceContext, Tx, U256};
+use atoll_types::{
+    Address, B256, Bytes, Fingerprints, IntentKeys, ShardId, TraceContext, Tx, U256,
+};
 use rand::{Rng, RngCore, rngs::StdRng};
 
 /// A type with random values.
@@ -172,6 +176,24 @@ impl Random for Tx {
 impl<T: Random> Random for Option<T> {
     fn random(rng: &mut StdRng) -> Self {
         rng.random::<bool>().then(|| T::random(rng))
+    }
+}
+
+impl<T: Random> Random for Arc<T> {
+    fn random(rng: &mut StdRng) -> Self {
+        Self::new(T::random(rng))
+    }
+}
+
+impl Random for Fingerprints {
+    fn random(rng: &mut StdRng) -> Self {
+        Vec::random(rng).into()
+    }
+}
+
+impl Random for IntentKeys {
+    fn random(rng: &mut StdRng) -> Self {
+        Vec::random(rng).into()
     }
 }
 

@@ -30,7 +30,7 @@ impl Stage {
         let sender = address_on(&placement, HERE, 1);
         let friend = address_on(&placement, THERE, 2);
         let coinbase = address_on(&placement, THERE, 3);
-        let block = Planner::new(planner_config(2, coinbase)).head().clone();
+        let block = BeaconBlock::clone(Planner::new(planner_config(2, coinbase)).head());
         let config = OwnerConfig { chain_id: CHAIN, shard: HERE, placement, max_shared: 3 };
         Self { owner: Owner::new(config, &block), block, sender, friend }
     }

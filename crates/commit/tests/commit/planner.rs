@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
 use atoll_types::{
-    AbortCause, Address, Anchor, B256, CreditsDue, Decision, GroupAck, GroupDigest, GroupId,
-    Intent, ShardId, ShardKeys, TxRef, Verdict,
+    AbortCause, Address, Anchor, B256, CreditsDue, Decision, Fingerprints, GroupAck, GroupDigest,
+    GroupId, Intent, ShardId, ShardKeys, TxRef, Verdict,
 };
 
 use crate::{toy::Rng, world::planner_config};
@@ -22,8 +22,11 @@ fn planner_that_bundles(bundle_gas: u64) -> Planner {
 
 fn intent(name: u64, reads: &[(u16, u64)], writes: &[(u16, u64)]) -> Intent {
     let mut keys: BTreeMap<u16, ShardKeys> = BTreeMap::new();
-    let empty =
-        |shard: u16| ShardKeys { shard: ShardId(shard), reads: Vec::new(), writes: Vec::new() };
+    let empty = |shard: u16| ShardKeys {
+        shard: ShardId(shard),
+        reads: Fingerprints::new(),
+        writes: Fingerprints::new(),
+    };
     for (shard, key) in reads {
         keys.entry(*shard).or_insert_with(|| empty(*shard)).reads.push(*key);
     }
@@ -189,7 +192,7 @@ fn what_waits_for_other_groups_is_not_bundled_with_what_does_not() {
 
 fn conflict(a: &Intent, b: &Intent) -> bool {
     let keys = |i: &Intent| -> (HashSet<u64>, HashSet<u64>) {
-        let all = |list: fn(&ShardKeys) -> &Vec<u64>| {
+        let all = |list: fn(&ShardKeys) -> &Fingerprints| {
             i.keys.iter().flat_map(list).copied().collect::<HashSet<u64>>()
         };
         (all(|keys| &keys.reads), all(|keys| &keys.writes))
@@ -270,7 +273,7 @@ fn an_undecided_group_is_aborted_after_n_blocks_with_those_behind_it() {
     // One takes a value in flight; one has nothing to do with it, and is agreed on.
     planner.announce(intent(2, &[(1, 2)], &[(0, 3)]));
     planner.announce(intent(3, &[(1, 8)], &[(0, 4)]));
-    let second = make(&mut planner).block.plan;
+    let second = make(&mut planner).block.plan.clone();
     let (behind, apart) = (second[0].id, second[1].id);
     let mut decided = Vec::new();
     for _ in 0..planner.config().abort_after {
@@ -279,7 +282,7 @@ fn an_undecided_group_is_aborted_after_n_blocks_with_those_behind_it() {
             planner.anchor(anchor(shard, head, &[(apart, 3)]));
         }
         planner.anchor(anchor(2, head, &[]));
-        decided.push(make(&mut planner).block.decisions);
+        decided.push(make(&mut planner).block.decisions.clone());
         assert!(planner.head().settled <= first.round || planner.open() == 0);
     }
     let end = |group, cause| Decision { group, verdict: Verdict::Abort(cause) };
@@ -321,7 +324,7 @@ fn an_abort_names_the_owners_that_have_not_followed() {
     let group = make(&mut planner).block.plan[0].id;
     let decisions = loop {
         planner.anchor(anchor(0, planner.head().number(), &[(group, 1)]));
-        let decisions = make(&mut planner).block.decisions;
+        let decisions = make(&mut planner).block.decisions.clone();
         if !decisions.is_empty() {
             break decisions;
         }

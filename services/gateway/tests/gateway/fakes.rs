@@ -255,7 +255,7 @@ impl Call<BeaconStats> for Link<BeaconScript> {
 impl Call<Head> for Link<BeaconScript> {
     async fn call(&self, _: Context, _: Head) -> Result<HeadReply, BeaconError> {
         Ok(HeadReply {
-            block: self.0.lock().blocks.last().expect("a block").clone(),
+            block: Arc::new(self.0.lock().blocks.last().expect("a block").clone()),
             intents_waiting: 4,
             groups_open: 5,
         })
@@ -268,7 +268,8 @@ impl Call<Blocks> for Link<BeaconScript> {
         let after = message.after as usize;
         let found = move |script: &mut BeaconScript| {
             let blocks = script.blocks.get(after..).unwrap_or_default();
-            let blocks: Vec<_> = blocks.iter().take(message.max as usize).cloned().collect();
+            let blocks: Vec<_> =
+                blocks.iter().take(message.max as usize).cloned().map(Arc::new).collect();
             (!blocks.is_empty()).then_some(BlocksReply { blocks })
         };
         let at_once = self.0.change(|script| {

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, U256};
 use anyhow::Context as _;
 use atoll::{
     cluster::{Cluster, all_here},
-    config::{Beacon, Chain, Config},
+    config::{Beacon, Chain, Config, Limits},
 };
 use atoll_api::{
     beacon::Head,
@@ -34,6 +34,7 @@ pub struct Shape {
     /// Shards of addresses that do not stand where their hash would put them.
     pub placement: BTreeMap<Address, u16>,
     pub beacon: Beacon,
+    pub limits: Limits,
 }
 
 impl Shape {
@@ -69,6 +70,7 @@ impl Here {
         let listen = "127.0.0.1:0".parse()?;
         let mut config = all_here(shape.chain(), data.path(), listen);
         config.beacon = Some(shape.beacon.clone());
+        config.limits = shape.limits.clone();
         Self::open(config, data).await
     }
 

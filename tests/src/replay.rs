@@ -86,6 +86,10 @@ impl<'a> Replay<'a> {
             let info = revm::state::AccountInfo::from_balance(*balance);
             state.insert_account_info(*address, info);
         }
+        for block in &history.beacon {
+            let number = U256::from(block.number());
+            state.cache.block_hashes.insert(number, block.hash());
+        }
         let mut replay = Self {
             history,
             state,

@@ -72,6 +72,20 @@ pub struct BeaconStatsReply {
     pub refused: Vec<(String, u64)>,
 }
 
+/// Takes a snapshot at a block to come, for a backup. Answered when it is durable. To be repeated until
+/// it is answered.
+#[derive(Clone, Debug)]
+pub struct TakeBeaconSnapshot {
+    pub block: u64,
+}
+
+/// Reads a piece of the snapshot that was taken last for a backup.
+#[derive(Clone, Debug)]
+pub struct ReadBeaconSnapshot {
+    pub number: u64,
+    pub offset: u64,
+}
+
 /// Every error of the beacon service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum BeaconError {
@@ -83,6 +97,8 @@ pub enum BeaconError {
     BadIntent { what: String },
     #[error("storage: {reason}")]
     Storage { reason: String },
+    #[error("no snapshot at block {block}: {reason}; ask for a later one")]
+    NoSnapshot { block: u64, reason: String },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -95,6 +111,7 @@ impl BeaconError {
             Self::TooManyIntents { .. } => "too_many_intents",
             Self::BadIntent { .. } => "bad_intent",
             Self::Storage { .. } => "storage",
+            Self::NoSnapshot { .. } => "no_snapshot",
             Self::Fault(_) => "fault",
         }
     }

@@ -6,7 +6,7 @@ use atoll_wire::v1 as wire;
 use crate::{
     beacon::{
         Announce, AnnounceReply, BeaconError, BeaconStats, BeaconStatsReply, Blocks, BlocksReply,
-        Head, HeadReply,
+        Head, HeadReply, ReadBeaconSnapshot, TakeBeaconSnapshot,
     },
     convert::Proto,
     executor::{
@@ -20,9 +20,10 @@ use crate::{
     },
     state::{
         AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, LeaseLate,
-        LeaseLateReply, Lookup, LookupReply, Outbox, OutboxReply, PutCodes, Read, ReadReply,
-        Recall, RecallReply, ReceiveCredits, ReceiveCreditsReply, Settle, Share, ShareReply,
-        StateError, StoreResults, StoreResultsReply, Sync, SyncReply, TellDropped, Tip, Watch,
+        LeaseLateReply, Lookup, LookupReply, Outbox, OutboxReply, Prove, ProveReply, PutCodes,
+        Quarantine, Read, ReadReply, ReadSnapshot, Recall, RecallReply, ReceiveCredits,
+        ReceiveCreditsReply, Settle, Share, ShareReply, SnapshotPiece, SnapshotTaken, StateError,
+        StoreResults, StoreResultsReply, Sync, SyncReply, TakeSnapshot, TellDropped, Tip, Watch,
         WatchReply, Withdraw,
     },
 };
@@ -106,12 +107,14 @@ service! {
     /// Links to a shard's state.
     StateClient, "atoll.v1.StateService", StateError {
         read: Read (ReadRequest, ReadResponse) -> ReadReply;
+        prove: Prove (ProveRequest, ProveResponse) -> ProveReply;
         append: Append (AppendRequest, AppendResponse) -> Tip;
         cut: Cut (CutRequest, CutResponse) -> CutReply;
         outbox: Outbox (OutboxRequest, OutboxResponse) -> OutboxReply;
         share: Share (ShareRequest, ShareResponse) -> ShareReply;
         withdraw: Withdraw (WithdrawRequest, WithdrawResponse) -> ();
         tell_dropped: TellDropped (TellDroppedRequest, TellDroppedResponse) -> ();
+        quarantine: Quarantine (QuarantineRequest, QuarantineResponse) -> ();
         store_results: StoreResults (StoreResultsRequest, StoreResultsResponse)
             -> StoreResultsReply;
         accept_parts: AcceptParts (AcceptPartsRequest, AcceptPartsResponse) -> AcceptPartsReply;
@@ -125,6 +128,8 @@ service! {
         sync: Sync (SyncRequest, SyncResponse) -> SyncReply;
         lookup: Lookup (LookupRequest, LookupResponse) -> LookupReply;
         feed: Feed (FeedRequest, FeedResponse) -> FeedReply;
+        take_snapshot: TakeSnapshot (TakeSnapshotRequest, TakeSnapshotResponse) -> SnapshotTaken;
+        read_snapshot: ReadSnapshot (ReadSnapshotRequest, ReadSnapshotResponse) -> SnapshotPiece;
     }
 }
 
@@ -145,6 +150,10 @@ service! {
         blocks: Blocks (BlocksRequest, BlocksResponse) -> BlocksReply;
         head: Head (HeadRequest, HeadResponse) -> HeadReply;
         stats: BeaconStats (BeaconStatsRequest, BeaconStatsResponse) -> BeaconStatsReply;
+        take_snapshot: TakeBeaconSnapshot (TakeBeaconSnapshotRequest, TakeBeaconSnapshotResponse)
+            -> SnapshotTaken;
+        read_snapshot: ReadBeaconSnapshot (ReadBeaconSnapshotRequest, ReadBeaconSnapshotResponse)
+            -> SnapshotPiece;
     }
 }
 
@@ -168,6 +177,7 @@ done!(
     DebitResponse,
     WithdrawResponse,
     TellDroppedResponse,
+    QuarantineResponse,
     SettleResponse,
     PutCodesResponse,
     EscalateResponse

@@ -38,11 +38,14 @@ impl RpcError for StateError {
             | Self::Fenced { .. }
             | Self::Pinned { .. }
             | Self::CutGap { .. }
+            | Self::NoSnapshot { .. }
             | Self::OtherBeaconChain { .. }
             | Self::NotHeld { .. } => Code::FailedPrecondition,
             Self::CutTooOld { .. } | Self::CutAhead { .. } => Code::OutOfRange,
             Self::Refused(refusal) => refusal_code(refusal),
+            Self::NoRoot { .. } => Code::Unavailable,
             Self::Storage { .. } => Code::Internal,
+            Self::Full { .. } => Code::ResourceExhausted,
             Self::Fault(fault) => fault.code(),
         }
     }
@@ -65,6 +68,7 @@ impl RpcError for BeaconError {
             Self::NoSuchShard { .. } | Self::BadIntent { .. } => Code::InvalidArgument,
             Self::TooManyIntents { .. } => Code::ResourceExhausted,
             Self::Storage { .. } => Code::Internal,
+            Self::NoSnapshot { .. } => Code::FailedPrecondition,
             Self::Fault(fault) => fault.code(),
         }
     }

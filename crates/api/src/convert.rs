@@ -123,6 +123,18 @@ mod list {
     }
 }
 
+/// Slots of one request for proofs.
+mod slots {
+    use super::{Malformed, Proto, list};
+    use crate::state::Prove;
+
+    pub use list::encode;
+
+    pub fn decode<T: Proto<W>, W>(wires: Vec<W>, field: &str) -> Result<Vec<T>, Malformed> {
+        list::decode_up_to(Prove::MAX_SLOTS, wires, field)
+    }
+}
+
 /// A list of at most [`MAX_SMALL_ITEMS`](super::MAX_SMALL_ITEMS).
 mod small_list {
     use super::{MAX_SMALL_ITEMS, Malformed, Proto, list};

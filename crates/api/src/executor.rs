@@ -35,6 +35,8 @@ pub enum Prediction {
     },
     /// It cannot run on the newest state.
     Invalid { reason: String, nonce_ahead: bool },
+    /// Predictions for its sender have cost more than its transactions pay for.
+    Refused { reason: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,7 +83,7 @@ pub struct TxEnd {
 pub enum End {
     /// In a block: the sender's next nonce follows.
     Included,
-    /// On its way across shards: stays, and the sender's later nonces wait.
+    /// On its way across shards: stays, and the sender's later nonces follow it.
     Escalated,
     /// Can be taken again.
     Returned,

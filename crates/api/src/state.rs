@@ -3,9 +3,9 @@
 
 use atoll_fabric::Fault;
 use atoll_types::{
-    Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult, LateAsk,
-    LateLease, Lease, LocalBlock, PartMessage, PlannedGroup, Receipt, ShardId, SharedTx, StateKey,
-    StateValue, TxRef, Write,
+    Address, Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult,
+    LateAsk, LateLease, Lease, LocalBlock, PartMessage, PlannedGroup, Receipt, ShardId, SharedTx,
+    StateKey, StateRoot, StateValue, TxRef, U256, Write,
 };
 pub use atoll_types::{GroupToRun, Refusal};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,38 @@ pub struct ReadReply {
     pub cut: u64,
     /// Number of the newest block.
     pub head: u64,
+}
+
+/// Asks for proofs of what an account held at the newest published root.
+#[derive(Clone, Debug)]
+pub struct Prove {
+    pub address: Address,
+    /// Of its present incarnation.
+    pub slots: Vec<U256>,
+    /// The root must be of this cut or a later one (0: any).
+    pub min_cut: u64,
+}
+
+impl Prove {
+    /// Most slots of one request.
+    pub const MAX_SLOTS: usize = 32;
+}
+
+#[derive(Clone, Debug)]
+pub struct ProveReply {
+    /// The shard's root, and the settled cut that it is of.
+    pub root: StateRoot,
+    /// Number of the beacon block that has taken it in.
+    pub block: u64,
+    /// Nonce and balance, then code, then the slots as they were asked for.
+    pub cells: Vec<ProvenCell>,
+}
+
+/// A cell and a proof that it held this: an encoded [`atoll_proof::Proof`].
+#[derive(Clone, Debug)]
+pub struct ProvenCell {
+    pub cell: Write,
+    pub proof: Bytes,
 }
 
 /// Appends a block. Answered when it is durable.
@@ -136,6 +168,13 @@ pub struct DroppedTx {
     pub tx: B256,
     /// Told to the sender.
     pub reason: String,
+}
+
+/// Keeps that transactions make the executor panic, so that they are not run again. Answered when it is
+/// durable.
+#[derive(Clone, Debug)]
+pub struct Quarantine {
+    pub txs: Vec<B256>,
 }
 
 /// Keeps results of groups that this shard executed, and its own part of each. Answered when they
@@ -261,6 +300,9 @@ pub struct SyncReply {
     pub tip: Tip,
     /// Values that blocks after the newest cut run with.
     pub env: BlockEnv,
+    /// Hashes of beacon blocks up to the newest cut, that one's last: of all cuts among the changes,
+    /// or with `reset` of as many as are kept.
+    pub hashes: Vec<B256>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -278,6 +320,8 @@ pub struct Change {
     pub pinned: Vec<SenderTx>,
     /// Own shared transactions that have ended.
     pub ended: Vec<Ended>,
+    /// Transactions that are not to be run.
+    pub quarantined: Vec<B256>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,6 +336,8 @@ pub struct Ended {
     pub tx: SenderTx,
     /// `None` if it has a receipt, else why it was dropped.
     pub dropped: Option<String>,
+    /// Of its receipt.
+    pub gas_used: u64,
 }
 
 /// What is known of transactions whose senders belong to this shard.
@@ -365,6 +411,39 @@ pub enum FeedEvent {
     },
 }
 
+/// Takes a snapshot at a cut to come, for a backup. Answered when it is durable. To be repeated until it
+/// is answered.
+#[derive(Clone, Debug)]
+pub struct TakeSnapshot {
+    pub cut: u64,
+}
+
+/// A snapshot that was taken for a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotTaken {
+    /// Number of the first log record that is not in it. It names the snapshot.
+    pub number: u64,
+    pub bytes: u64,
+    /// BLAKE3 of its content.
+    pub digest: B256,
+}
+
+/// Reads a piece of the snapshot that was taken last for a backup.
+#[derive(Clone, Debug)]
+pub struct ReadSnapshot {
+    pub number: u64,
+    pub offset: u64,
+}
+
+/// As many bytes as fit a message; none at the end.
+#[derive(Clone, Debug)]
+pub struct SnapshotPiece {
+    pub piece: Bytes,
+}
+
+/// Bytes in a piece of a snapshot.
+pub const PIECE_BYTES: usize = 1 << 20;
+
 /// Every error of the state service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum StateError {
@@ -386,12 +465,22 @@ pub enum StateError {
     NotHeld { number: u64, what: String },
     #[error("cut {asked} is older than {oldest}, the oldest one kept")]
     CutTooOld { asked: u64, oldest: u64 },
+    #[error("no root of cut {asked} or a later one has been published in time; try again")]
+    NoRoot { asked: u64 },
     #[error("cut {asked} has not been reached, the newest one is {newest}")]
     CutAhead { asked: u64, newest: u64 },
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("storage: {reason}")]
     Storage { reason: String },
+    #[error(
+        "the volume of shard {shard}'s data is full: changes are refused until there is room, reads \
+         go on; free some on the volume of the data directory of the process that holds this shard's \
+         state, or enlarge it"
+    )]
+    Full { shard: ShardId },
+    #[error("no snapshot at cut {cut}: {reason}; ask for a later one")]
+    NoSnapshot { cut: u64, reason: String },
     #[error(transparent)]
     Fault(#[from] Fault),
 }

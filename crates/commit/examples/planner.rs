@@ -69,6 +69,7 @@ fn anchor(shard: u16, cut: u64, before: &BeaconBlock) -> Anchor {
         acks: mine.map(|group| ack(group.id)).collect(),
         credits_sent: Vec::new(),
         credits_received: Vec::new(),
+        root: None,
     }
 }
 

@@ -265,6 +265,21 @@ pub(crate) fn bundle(
     bundles
 }
 
+/// Puts each sender's transactions, at the places that they have, into the order of their nonces: they
+/// may have come in another one.
+pub(crate) fn in_nonce_order(members: &mut [&Intent]) {
+    let places = members.iter().enumerate().map(|(place, intent)| (intent.sender, place));
+    let mut places: SmallVec<[(u64, usize); 32]> = places.collect();
+    places.sort_unstable();
+    for own in places.chunk_by(|a, b| a.0 == b.0).filter(|own| own.len() > 1) {
+        let mut intents: Vec<&Intent> = own.iter().map(|(_, place)| members[*place]).collect();
+        if !intents.is_sorted_by_key(|intent| intent.nonce) {
+            intents.sort_by_key(|intent| intent.nonce);
+            own.iter().zip(intents).for_each(|((_, place), intent)| members[*place] = intent);
+        }
+    }
+}
+
 /// The owner of the key that most transactions use, written ones first: that key never moves.
 fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
     let mut uses: SmallVec<[(u64, bool, ShardId); 8]> = SmallVec::new();
@@ -279,4 +294,30 @@ fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
         (writes, uses.len(), uses[0].0, uses[0].2)
     });
     busy.max().map(|(.., shard)| shard).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_types::{B256, TxRef};
+
+    use super::*;
+
+    #[test]
+    fn transactions_of_a_sender_are_in_the_order_of_their_nonces() {
+        let intent = |(sender, nonce): (u64, u64)| Intent {
+            tx: TxRef { hash: B256::ZERO, attempt: 1 },
+            origin: ShardId(0),
+            sender,
+            nonce,
+            gas_limit: 1,
+            last_valid_round: 9,
+            halvings: 0,
+            keys: Default::default(),
+        };
+        let intents = [(7, 3), (1, 5), (7, 1), (8, 0), (7, 2), (1, 6)].map(intent);
+        let mut members: Vec<&Intent> = intents.iter().collect();
+        in_nonce_order(&mut members);
+        let order: Vec<_> = members.iter().map(|intent| (intent.sender, intent.nonce)).collect();
+        assert_eq!(order, [(7, 1), (1, 5), (7, 2), (8, 0), (7, 3), (1, 6)]);
+    }
 }

@@ -10,10 +10,12 @@ mod owner;
 mod planner;
 mod planted;
 mod touched;
+mod turns;
 
 pub use executor::{Executor, ExecutorEffect, LateKeys, Ready};
-pub use owner::{CutEffects, EpochWrite, Late, Owner, OwnerConfig, OwnerError};
+pub use owner::{CutEffects, EpochWrite, Late, NotOne, Owner, OwnerConfig, OwnerError};
 pub use planner::{BeaconRecord, Planner, PlannerConfig};
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use touched::Touched;
+pub use turns::Turns;

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 #[cfg(feature = "planted")]
 use crate::planted::Planted;
 use crate::{
-    grouping::{Caps, Draft, bundle, draft},
+    grouping::{Caps, Draft, bundle, draft, in_nonce_order},
     planted::Bug,
 };
 
@@ -249,7 +249,10 @@ impl Planner {
     fn unanchored_heads(&self) -> bool {
         self.announced.iter().zip(&self.anchors).any(|(announced, anchored)| {
             let head = |anchor: &Option<Anchor>| anchor.as_ref().map_or(0, |a| a.head);
-            head(announced) > head(anchored)
+            // The same state at a later cut can wait for the heartbeat: else each block would make
+            // the next one.
+            let root = |anchor: &Option<Anchor>| Some(anchor.as_ref()?.root?.root);
+            head(announced) > head(anchored) || root(announced) != root(anchored)
         })
     }
 
@@ -427,8 +430,9 @@ impl Planner {
         let mut plan = Vec::with_capacity(drafts.len());
         let mut intents = Vec::with_capacity(drafts.iter().map(|draft| draft.members.len()).sum());
         for (index, draft) in drafts.into_iter().enumerate() {
-            let members: Vec<&Intent> =
+            let mut members: Vec<&Intent> =
                 draft.members.into_iter().map(|at| candidates[at]).collect();
+            in_nonce_order(&mut members);
             plan.push(PlannedGroup {
                 id: GroupId { round: number, index: index as u32 },
                 executor: draft.executor,
@@ -496,13 +500,14 @@ fn genesis(config: &PlannerConfig) -> BeaconBlock {
 }
 
 /// Rises with everything that a shard reports: at one cut and head it can only have acknowledged
-/// more groups and received more credits.
-fn progress(anchor: &Anchor) -> (u64, u64, u64) {
+/// more groups, received more credits and computed a later root.
+fn progress(anchor: &Anchor) -> (u64, u64, u64, u64) {
     let received = anchor.credits_received.iter().map(|(_, seq)| *seq);
     let rest = received.fold(anchor.acks.len() as u64, u64::saturating_add);
-    (anchor.cut, anchor.head, rest)
+    (anchor.cut, anchor.head, rest, anchor.root.map_or(0, |root| root.cut))
 }
 
 fn anchored(anchor: &Anchor) -> Anchored {
-    Anchored { shard: anchor.shard, head: anchor.head, cut: anchor.cut, digest: anchor.digest }
+    let Anchor { shard, head, cut, digest, root, .. } = *anchor;
+    Anchored { shard, head, cut, digest, root }
 }

@@ -37,11 +37,13 @@ pub enum Planted {
     LateAfterUse,
     /// A key is leased late though another group may write it.
     LateDespiteFence,
+    /// A key is leased late though an earlier group of the round has changed it since the cut.
+    LateDespiteCommit,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SkipFence,
         Self::KeepFence,
         Self::DecideTwice,
@@ -56,6 +58,7 @@ impl Planted {
         Self::ForgetPin,
         Self::LateAfterUse,
         Self::LateDespiteFence,
+        Self::LateDespiteCommit,
     ];
 }
 

@@ -2,12 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use atoll_types::{Address, BlockEnv, Bytes, KeySet, StateKey, StateValue, Tx, U256, Write};
+use atoll_types::{
+    Address, Basic, BlockEnv, Bytes, KeySet, PANICS, StateKey, StateValue, Tx, U256, Write,
+};
 
 use crate::{Effects, Executor, Invalid, OnMissing, Outcome, Overlay, Rules, Run, StateView};
-
-/// Why a transaction is dropped that makes the executor panic: run again, it would do so again.
-const PANICS: &str = "the transaction makes the executor panic; please report its hash";
 
 /// How a transaction is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +42,20 @@ pub struct Changes {
     pub fees: U256,
 }
 
+/// What is known of an attempt before it is made. Only a hint.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint<'a> {
+    pub tx: &'a Tx,
+    pub mode: Mode,
+    /// The keys that it is predicted to use.
+    pub keys: Option<&'a KeySet>,
+}
+
 /// Runs the transactions of one block or group. An implementation may look ahead and run many at
 /// once; the results are always those of attempts made one after another.
 pub trait BlockExecutor {
-    /// Says which transactions are about to be attempted, in this order, most likely as
-    /// [`Mode::Transact`]. Only a hint.
-    fn prepare(&mut self, _txs: &[&Tx]) {}
+    /// Says which transactions are about to be attempted, in this order.
+    fn prepare(&mut self, _hints: &[Hint<'_>]) {}
 
     /// Runs a transaction on the state that the kept ones have left. It changes nothing by itself,
     /// but that under [`Fees::WhenUsed`] fees may have reached the coinbase.
@@ -63,11 +70,11 @@ pub trait BlockExecutor {
 
 /// One transaction at a time, on the calling thread.
 pub struct Sequential<'v, V: StateView + ?Sized> {
-    evm: Executor,
-    overlay: Overlay<'v, V>,
-    fees: Fees,
+    pub(crate) evm: Executor,
+    pub(crate) overlay: Overlay<'v, V>,
+    pub(crate) fees: Fees,
     /// Priority fees of kept transactions that the coinbase has not got.
-    owed: U256,
+    pub(crate) owed: U256,
     coinbase: Address,
 }
 
@@ -93,7 +100,45 @@ impl<'v, V: StateView + ?Sized> Sequential<'v, V> {
             used: KeySet::default(),
             missing: Vec::new(),
             missing_codes: Vec::new(),
+            gas: 0,
         })
+    }
+
+    /// Runs a transaction that uses the coinbase's balance, under [`Fees::WhenUsed`].
+    pub(crate) fn attempt_paid(&mut self, tx: &Tx, mode: Mode) -> Run {
+        self.deposit();
+        self.evm.pay_coinbase(true);
+        let run = self.once(tx, mode);
+        self.evm.pay_coinbase(false);
+        run
+    }
+
+    /// Makes a run that has not paid the coinbase, nor used its balance, into one that has paid it at
+    /// once; returns what the coinbase has then. `None` if that is another thing than adding to it.
+    pub(crate) fn pay_after(&self, run: &mut Run) -> Option<Option<Write>> {
+        let Outcome::Executed(effects) = &mut run.outcome else { return Some(None) };
+        let (basic, code) = (StateKey::Basic(self.coinbase), StateKey::Code(self.coinbase));
+        let had = self.overlay.read(&basic)?.basic();
+        self.overlay.read(&code)?;
+        if had == Default::default() || !self.evm.is_plain(&self.coinbase) {
+            return None;
+        }
+        let KeySet { reads, writes } = &mut run.used;
+        if let Err(at) = writes.binary_search(&basic) {
+            writes.insert(at, basic);
+        }
+        if let (Err(at), Err(_)) = (reads.binary_search(&code), writes.binary_search(&code)) {
+            reads.insert(at, code);
+        }
+        let fee = std::mem::take(&mut effects.fee);
+        if fee.is_zero() {
+            return Some(None);
+        }
+        let balance = had.balance.checked_add(fee)?;
+        let paid = (basic, StateValue::Basic(Basic { balance, ..had }));
+        let at = effects.writes.partition_point(|(key, _)| *key < basic);
+        effects.writes.insert(at, paid);
+        Some(Some(paid))
     }
 
     /// Puts the fees owed into the coinbase's balance.
@@ -114,11 +159,7 @@ impl<V: StateView + ?Sized> BlockExecutor for Sequential<'_, V> {
         if self.fees != Fees::WhenUsed || matches!(run.outcome, Outcome::Missing) || !uses() {
             return run;
         }
-        self.deposit();
-        self.evm.pay_coinbase(true);
-        let run = self.once(tx, mode);
-        self.evm.pay_coinbase(false);
-        run
+        self.attempt_paid(tx, mode)
     }
 
     fn keep(&mut self, effects: &Effects) {

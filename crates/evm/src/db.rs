@@ -2,7 +2,11 @@ use alloy_primitives::{Address, B256, U256, map::AddressMap};
 use atoll_types::{Basic, CodeRef, KECCAK_EMPTY, KeySet, StateKey, StateValue, Write};
 use revm::{Database, database_interface::DBErrorMarker, state::AccountInfo};
 
-use crate::{Bytecode, OnMissing, StateView, env, env::Settings};
+use crate::{
+    Bytecode, OnMissing, StateView, env,
+    env::Settings,
+    parallel::{Dependencies, Loose, Trace, Traced},
+};
 
 /// Stands for the hash of no code at an account that exists although it is empty. Such accounts are
 /// from before EIP-161; a live chain has none.
@@ -21,7 +25,12 @@ pub(crate) struct Seen {
     /// `None`: the view does not have it, which matters only if it is used.
     basic: Option<Basic>,
     pub code: CodeRef,
+    /// Where they are from.
+    traces: [Trace; 2],
     uses_basic: bool,
+    /// Whether nonce and balance are used for more than whether there are any: what only gets value
+    /// is the same whatever it had.
+    exact: bool,
     uses_code: bool,
 }
 
@@ -36,6 +45,8 @@ impl Seen {
 pub(crate) struct Log {
     pub accounts: AddressMap<Seen>,
     slots: Vec<StateKey>,
+    /// Where slots' values are from, and those of what was read only to see whether a write changes it.
+    traces: Vec<Trace>,
     missing: Vec<StateKey>,
     missing_codes: Vec<B256>,
     /// A key is missing on which the outcome depends: nothing more is worth doing.
@@ -45,6 +56,8 @@ pub(crate) struct Log {
 /// The end of a log: what it says, sorted.
 pub(crate) struct Used {
     pub keys: KeySet,
+    /// Only if asked for.
+    pub dependencies: Dependencies,
     pub missing: Vec<StateKey>,
     pub missing_codes: Vec<B256>,
 }
@@ -71,8 +84,29 @@ impl Log {
         self.stop |= on_missing == OnMissing::Stop;
     }
 
+    /// What the outcome depends on.
+    fn dependencies(&self) -> Dependencies {
+        let mut found = Dependencies::default();
+        found.exact.reserve(self.traces.len() + 2 * self.accounts.len());
+        found.exact.extend(&self.traces);
+        for (address, seen) in &self.accounts {
+            let [basic, code] = seen.traces;
+            if seen.uses_basic && seen.exact {
+                found.exact.push(basic);
+            } else if seen.uses_basic {
+                let (key, value) = (StateKey::Basic(*address), seen.basic.map(StateValue::Basic));
+                found.loose.push(Loose { trace: basic, key, value });
+            }
+            found.exact.extend(seen.uses_code.then_some(code));
+        }
+        found
+    }
+
     /// Takes what it says and empties it.
-    pub fn finish(&mut self, writes: &[Write]) -> Used {
+    pub fn finish(&mut self, writes: &[Write], with_dependencies: bool) -> Used {
+        let dependencies =
+            if with_dependencies { self.dependencies() } else { Dependencies::default() };
+        self.traces.clear();
         let mut reads = std::mem::take(&mut self.slots);
         for (address, seen) in &self.accounts {
             reads.extend(seen.uses_basic.then_some(StateKey::Basic(*address)));
@@ -82,6 +116,7 @@ impl Log {
         self.stop = false;
         let mut used = Used {
             keys: KeySet::new(reads, writes.iter().map(|(key, _)| *key)),
+            dependencies,
             missing: std::mem::take(&mut self.missing),
             missing_codes: std::mem::take(&mut self.missing_codes),
         };
@@ -99,21 +134,32 @@ impl Log {
 /// if they are there, without counting them; whoever uses them says so before ([`Db::use_basic`]).
 pub(crate) struct Db<'v> {
     view: &'v dyn StateView,
+    /// The same view, if it is to be found out where values are from.
+    traced: Option<&'v dyn Traced>,
     settings: &'v Settings,
     on_missing: OnMissing,
     pub log: Log,
-    /// The account that is loaded next, if it is loaded for its nonce or balance.
-    expected: Option<Address>,
+    /// The account that is loaded next, if it is loaded for its nonce or balance, and whether that is
+    /// for what they are.
+    expected: Option<(Address, bool)>,
 }
 
 impl<'v> Db<'v> {
     pub fn new(
         view: &'v dyn StateView,
+        traced: Option<&'v dyn Traced>,
         on_missing: OnMissing,
         settings: &'v Settings,
         log: Log,
     ) -> Self {
-        Self { view, settings, on_missing, log, expected: None }
+        Self { view, traced, settings, on_missing, log, expected: None }
+    }
+
+    fn read(&self, key: &StateKey) -> (Option<StateValue>, Trace) {
+        match self.traced {
+            None => (self.view.read(key), Trace::default()),
+            Some(traced) => traced.trace(key),
+        }
     }
 
     /// EIP-7610.
@@ -128,10 +174,26 @@ impl<'v> Db<'v> {
 
     /// Counts the account's nonce and balance as used, from now on or from when it is loaded.
     pub fn use_basic(&mut self, address: Address) {
+        self.note_basic(address, true);
+    }
+
+    /// The same for one that only gets value, or of which only matters whether it is empty.
+    pub fn use_emptiness(&mut self, address: Address) {
+        self.note_basic(address, false);
+    }
+
+    /// Counts an account as used whose nonce or balance has changed, for no other reason.
+    pub fn use_changed(&mut self, address: Address) {
+        let known = self.log.accounts.get(&address).is_some_and(|seen| seen.uses_basic);
+        self.note_basic(address, !known);
+    }
+
+    fn note_basic(&mut self, address: Address, exact: bool) {
         let Some(seen) = self.log.accounts.get_mut(&address) else {
-            self.expected = Some(address);
+            self.expected = Some((address, exact));
             return;
         };
+        seen.exact |= exact;
         if !std::mem::replace(&mut seen.uses_basic, true) && seen.basic.is_none() {
             self.log.lack(StateKey::Basic(address), self.on_missing);
         }
@@ -145,7 +207,9 @@ impl<'v> Db<'v> {
     /// The value of a key that is written without having been read, which is needed all the same:
     /// whoever hands out keys has to know of every write.
     pub fn read_for_write(&mut self, key: StateKey) -> StateValue {
-        self.view.read(&key).unwrap_or_else(|| {
+        let (value, trace) = self.read(&key);
+        self.log.traces.push(trace);
+        value.unwrap_or_else(|| {
             self.log.lack(key, self.on_missing);
             key.absent()
         })
@@ -153,17 +217,18 @@ impl<'v> Db<'v> {
 
     /// A precompile's code is never looked at, and no transaction can put any there. But where there
     /// are empty accounts it matters whether it exists.
-    fn read_code(&mut self, address: Address) -> (CodeRef, bool) {
+    fn read_code(&mut self, address: Address) -> (CodeRef, Option<Trace>) {
         let empty_accounts = self.settings.rules.empty_accounts || self.keeps_empty();
         if !empty_accounts && self.settings.precompiles.contains(&address) {
-            return (CodeRef::default(), false);
+            return (CodeRef::default(), None);
         }
         let key = StateKey::Code(address);
-        let value = self.view.read(&key).unwrap_or_else(|| {
+        let (value, trace) = self.read(&key);
+        let value = value.unwrap_or_else(|| {
             self.log.lack(key, self.on_missing);
             key.absent()
         });
-        (value.code(), true)
+        (value.code(), Some(trace))
     }
 }
 
@@ -172,14 +237,22 @@ impl Database for Db<'_> {
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, Missing> {
         self.check()?;
-        let (code, uses_code) = self.read_code(address);
-        let basic = self.view.read(&StateKey::Basic(address));
-        let seen =
-            Seen { basic: basic.map(|value| value.basic()), code, uses_basic: false, uses_code };
+        let (code, used_code) = self.read_code(address);
+        let (basic, trace) = self.read(&StateKey::Basic(address));
+        let seen = Seen {
+            basic: basic.map(|value| value.basic()),
+            code,
+            traces: [trace, used_code.unwrap_or_default()],
+            uses_basic: false,
+            exact: false,
+            uses_code: used_code.is_some(),
+        };
         let Basic { nonce, balance } = seen.basic();
         self.log.accounts.insert(address, seen);
-        if self.expected == Some(address) {
-            self.use_basic(address);
+        if let Some((expected, exact)) = self.expected
+            && expected == address
+        {
+            self.note_basic(address, exact);
         }
         self.check()?;
         // EIP-161: what is empty does not exist. The refund of EIP-7702 depends on it.
@@ -207,8 +280,10 @@ impl Database for Db<'_> {
         let seen = self.log.accounts.get(&address);
         let incarnation = seen.map_or(0, |seen| seen.code.incarnation);
         let key = StateKey::Slot(address, incarnation, slot);
+        let (value, trace) = self.read(&key);
         self.log.slots.push(key);
-        let Some(value) = self.view.read(&key) else {
+        self.log.traces.push(trace);
+        let Some(value) = value else {
             self.log.lack(key, self.on_missing);
             return self.check().map(|()| U256::ZERO);
         };

@@ -81,7 +81,7 @@ fn collect_account(
     let (old, code) = seen(db, address);
     let basic = basic_after(account);
     if basic != old {
-        db.use_basic(address);
+        db.use_changed(address);
         writes.push((StateKey::Basic(address), StateValue::Basic(basic)));
     }
     if let Some(code) = code_after(account, code, db.keeps_empty()) {

@@ -20,6 +20,7 @@ use crate::{
     env::{self, Settings},
     handler::{AtollEvm, AtollHandler, Error, Frame, Instructions},
     journal::Tracked,
+    parallel::{Dependencies, Traced},
 };
 
 /// Runs transactions of one block, one at a time. Cheap to make, and what it allocates it uses again.
@@ -69,12 +70,20 @@ impl Executor {
         self.settings.pays_coinbase = pays;
     }
 
+    /// Whether an account is like any other under these rules: no precompile, and gone when empty.
+    pub(crate) fn is_plain(&self, address: &alloy_primitives::Address) -> bool {
+        let Settings { rules, precompiles, .. } = &self.settings;
+        !rules.empty_accounts && !rules.keeps_empty() && !precompiles.contains(address)
+    }
+
     /// Runs a transaction. A prediction is a run with [`OnMissing::Assume`].
     pub fn transact(&mut self, tx: &Tx, view: &dyn StateView, on_missing: OnMissing) -> Run {
-        self.run(tx, view, on_missing, |evm, settings| {
-            let result = AtollHandler::for_tx(settings).run(evm)?;
-            Ok(effects::executed(result, gas_price(evm)))
-        })
+        self.run(tx, (view, None), on_missing, transact).0
+    }
+
+    /// Runs a transaction, and says on what the outcome depends.
+    pub(crate) fn speculate(&mut self, tx: &Tx, view: &dyn Traced) -> (Run, Dependencies) {
+        self.run(tx, (view, Some(view)), OnMissing::Assume, transact)
     }
 
     /// The sender's side of a credit: a plain payment to an address on another shard that has no
@@ -90,14 +99,18 @@ impl Executor {
             let reason = "not a plain payment to another account";
             return refused(Invalid::Other(reason.into()));
         }
-        self.run(tx, view, OnMissing::Stop, |evm, settings| charge(evm, settings, Charge::Debit))
+        let body =
+            |evm: &mut AtollEvm<'_>, settings: &Settings| charge(evm, settings, Charge::Debit);
+        self.run(tx, (view, None), OnMissing::Stop, body).0
     }
 
     /// Includes a transaction as failed, for one whose prediction was wrong too often: status 0, all
     /// of the gas limit used and paid for, nonce + 1, and nothing else. Invalid for the same reasons
     /// for which running it would be.
     pub fn fail(&mut self, tx: &Tx, view: &dyn StateView) -> Run {
-        self.run(tx, view, OnMissing::Stop, |evm, settings| charge(evm, settings, Charge::Fail))
+        let body =
+            |evm: &mut AtollEvm<'_>, settings: &Settings| charge(evm, settings, Charge::Fail);
+        self.run(tx, (view, None), OnMissing::Stop, body).0
     }
 
     /// Carries out a call that changes nothing. The caller's nonce and balance are used only if it
@@ -112,7 +125,7 @@ impl Executor {
         let ignore_caller = request.value.is_zero() && request.to.is_some();
         let body =
             |evm: &mut AtollEvm<'_>, _: &Settings| AtollHandler::for_call(ignore_caller).run(evm);
-        let (result, used) = self.attempt(true, tx, (view, on_missing), body, |_| &[]);
+        let (result, used) = self.attempt(true, tx, (view, None, on_missing), body, |_| &[]);
         let outcome = match result {
             _ if used.lacks() => CallOutcome::Missing,
             Ok(result) => CallOutcome::Done(call_result(result)),
@@ -131,13 +144,13 @@ impl Executor {
     fn run(
         &mut self,
         tx: &Tx,
-        view: &dyn StateView,
+        (view, traced): (&dyn StateView, Option<&dyn Traced>),
         on_missing: OnMissing,
         body: impl FnOnce(&mut AtollEvm<'_>, &Settings) -> Result<Executed, Error>,
-    ) -> Run {
+    ) -> (Run, Dependencies) {
         let tx = match env::transaction(tx, self.settings.rules) {
             Ok(tx) => tx,
-            Err(reason) => return refused(reason),
+            Err(reason) => return (refused(reason), Dependencies::default()),
         };
         let body = |evm: &mut AtollEvm<'_>, settings: &Settings| {
             let executed = body(evm, settings)?;
@@ -145,7 +158,14 @@ impl Executor {
             let effects = effects::collect(db, &inner.state, &evm.ctx.tx, settings, executed);
             Ok(Box::new(effects))
         };
-        let (result, mut used) = self.attempt(false, tx, (view, on_missing), body, |e| &e.writes);
+        let view = (view, traced, on_missing);
+        let gas_limit = tx.gas_limit;
+        let (result, mut used) = self.attempt(false, tx, view, body, |e| &e.writes);
+        let gas = match &result {
+            Ok(effects) => effects.executed.gas_used,
+            Err(Failure::Missing) => gas_limit,
+            Err(Failure::Invalid(_)) => 0,
+        };
         used.write_if_read(StateKey::Basic(self.settings.block.beneficiary));
         let outcome = match result {
             _ if used.lacks() => Outcome::Missing,
@@ -153,7 +173,8 @@ impl Executor {
             Err(Failure::Missing) => Outcome::Missing,
             Err(Failure::Invalid(reason)) => Outcome::Invalid(reason),
         };
-        Run { outcome, used: used.keys, missing: used.missing, missing_codes: used.missing_codes }
+        let Used { keys, dependencies, missing, missing_codes } = used;
+        (Run { outcome, used: keys, missing, missing_codes, gas }, dependencies)
     }
 
     /// Builds revm around the parts, runs `body` on it and takes it apart again.
@@ -161,7 +182,7 @@ impl Executor {
         &mut self,
         is_call: bool,
         tx: TxEnv,
-        (view, on_missing): (&dyn StateView, OnMissing),
+        (view, traced, on_missing): (&dyn StateView, Option<&dyn Traced>, OnMissing),
         body: impl FnOnce(&mut AtollEvm<'_>, &Settings) -> Result<T, Error>,
         writes: impl FnOnce(&T) -> &[Write],
     ) -> (Result<T, Failure>, Used) {
@@ -175,7 +196,7 @@ impl Executor {
                 cfg: if is_call { &settings.call } else { &settings.tx },
                 journaled_state: Tracked {
                     inner: parts.journal,
-                    db: Db::new(view, on_missing, settings, parts.log),
+                    db: Db::new(view, traced, on_missing, settings, parts.log),
                 },
                 chain: (),
                 local: parts.local,
@@ -189,7 +210,7 @@ impl Executor {
         let result = body(&mut evm, settings).map_err(|error| failure(error, &evm));
         let Context { journaled_state: Tracked { mut inner, db }, local, .. } = evm.ctx;
         let mut log = db.log;
-        let used = log.finish(result.as_ref().map_or(&[], writes));
+        let used = log.finish(result.as_ref().map_or(&[], writes), traced.is_some());
         let mut state = inner.finalize();
         env::clear(&mut state);
         inner.state = state;
@@ -215,6 +236,12 @@ impl fmt::Debug for Executor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Executor").field("block", &self.settings.block).finish_non_exhaustive()
     }
+}
+
+/// Executes a transaction.
+fn transact(evm: &mut AtollEvm<'_>, settings: &Settings) -> Result<Executed, Error> {
+    let result = AtollHandler::for_tx(settings).run(evm)?;
+    Ok(effects::executed(result, gas_price(evm)))
 }
 
 /// Charges the sender without executing anything.
@@ -283,6 +310,7 @@ fn refused(reason: Invalid) -> Run {
         used: KeySet::default(),
         missing: Vec::new(),
         missing_codes: Vec::new(),
+        gas: 0,
     }
 }
 

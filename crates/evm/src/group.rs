@@ -1,16 +1,19 @@
 //! Groups: runs transactions of many shards on leased values, and splits what comes out by owner.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::keccak256;
+use alloy_primitives::{
+    keccak256,
+    map::{HashMap, HashSet},
+};
 use atoll_types::{
     Address, B256, BlockEnv, Bytes, KeySet, Part, Placement, PlannedGroup, Receipt, ReceiptKind,
     ShardId, SharedTx, StateKey, StateValue, TxOutcome, U256, Write,
 };
 
 use crate::{
-    BlockExecutor, Bytecode, Changes, CodeCache, Effects, Fees, Invalid, Mode, Outcome, Rules, Run,
-    Sequential, StateView,
+    BlockExecutor, Bytecode, Changes, CodeCache, Effects, Fees, Hint, Invalid, Mode, Outcome,
+    Parallel, Parallelism, Rules, Run, Sequential, StateView,
 };
 
 /// What a group reads that is the same on every shard, and so needs no lease.
@@ -72,28 +75,81 @@ pub enum GroupError {
     NotLeased(StateKey),
 }
 
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<S: Source + ?Sized> Source for $pointer {
+            fn code(&self, hash: &B256) -> Option<Bytecode> {
+                (**self).code(hash)
+            }
+
+            fn block_hash(&self, number: u64) -> Option<B256> {
+                (**self).block_hash(number)
+            }
+
+            fn has_storage(&self, address: &Address) -> bool {
+                (**self).has_storage(address)
+            }
+        }
+    )*};
+}
+
+forward!(&S, Arc<S>);
+
 impl Group<'_> {
     /// Runs the group: every owner's part, ascending. An owner's part holds the value of every key
     /// that the group has fenced there, changed or not.
     pub fn run(&self, source: &dyn Source) -> Result<Vec<Part>, GroupError> {
+        let leased = self.leased(source);
+        let fenced = self.fenced();
+        let block = Sequential::new(self.env, self.rules, self.fees(&fenced), &leased);
+        self.run_by(block, &leased, &fenced)
+    }
+
+    /// The same, with the help of other threads where that is faster.
+    pub fn run_with<S: Source + Send + Sync + 'static>(
+        &self,
+        source: S,
+        lanes: &Parallelism,
+    ) -> Result<Vec<Part>, GroupError> {
+        let leased = Arc::new(self.leased(source));
+        let fenced = self.fenced();
+        let block = Parallel::new(self.env, self.rules, self.fees(&fenced), &leased, lanes);
+        self.run_by(block, &leased, &fenced)
+    }
+
+    fn leased<S: Source>(&self, source: S) -> Leased<S> {
+        Leased { source, values: self.values.iter().copied().collect() }
+    }
+
+    fn fenced(&self) -> HashSet<StateKey> {
+        let planned = self.txs.iter().flat_map(|tx| &tx.keys.writes);
+        planned.chain(self.late_writes).copied().collect()
+    }
+
+    /// If the group has the coinbase's balance, its transactions pay into it. Otherwise none of them
+    /// sees it.
+    fn fees(&self, fenced: &HashSet<StateKey>) -> Fees {
+        let coinbase = StateKey::Basic(self.env.coinbase);
+        if fenced.contains(&coinbase) { Fees::AtOnce } else { Fees::After }
+    }
+
+    fn run_by<S: Source>(
+        &self,
+        block: impl BlockExecutor,
+        leased: &Leased<S>,
+        fenced: &HashSet<StateKey>,
+    ) -> Result<Vec<Part>, GroupError> {
         let listed = self.txs.iter().map(SharedTx::reference);
         if !listed.eq(self.plan.txs.iter().copied()) {
             return Err(GroupError::OtherTransactions);
         }
-        let leased = Leased { source, values: self.values.iter().copied().collect() };
-        let planned = self.txs.iter().flat_map(|tx| &tx.keys.writes);
-        let fenced: HashSet<StateKey> = planned.chain(self.late_writes).copied().collect();
         let late = self.late_writes.iter().map(|key| self.placement.owner_of(key));
         let owners = self.plan.owners.iter().copied().chain(late);
-        // If the group has the coinbase's balance, its transactions pay into it. Otherwise none of
-        // them sees it.
-        let coinbase = StateKey::Basic(self.env.coinbase);
-        let fees = if fenced.contains(&coinbase) { Fees::AtOnce } else { Fees::After };
         Running {
             group: self,
-            leased: &leased,
-            fenced: &fenced,
-            block: Sequential::new(self.env, self.rules, fees, &leased),
+            values: &leased.values,
+            fenced,
+            block,
             parts: owners.map(|owner| (owner, self.part(owner))).collect(),
             lacking: Default::default(),
             refused: self.refused.iter().copied().collect(),
@@ -120,12 +176,12 @@ impl Group<'_> {
 }
 
 /// The leased values and nothing else.
-struct Leased<'a> {
-    source: &'a dyn Source,
+struct Leased<S> {
+    source: S,
     values: HashMap<StateKey, StateValue>,
 }
 
-impl StateView for Leased<'_> {
+impl<S: Source> StateView for Leased<S> {
     fn read(&self, key: &StateKey) -> Option<StateValue> {
         self.values.get(key).copied()
     }
@@ -143,21 +199,26 @@ impl StateView for Leased<'_> {
     }
 }
 
-struct Running<'a> {
+struct Running<'a, B> {
     group: &'a Group<'a>,
-    leased: &'a Leased<'a>,
+    /// What was leased.
+    values: &'a HashMap<StateKey, StateValue>,
     fenced: &'a HashSet<StateKey>,
-    block: Sequential<'a, Leased<'a>>,
+    block: B,
     parts: BTreeMap<ShardId, Part>,
     /// Keys to be read and written that have to be leased late before there can be a result.
     lacking: (Vec<StateKey>, Vec<StateKey>),
     refused: HashSet<StateKey>,
 }
 
-impl Running<'_> {
+impl<B: BlockExecutor> Running<'_, B> {
     fn run(mut self) -> Result<Vec<Part>, GroupError> {
         let txs = self.group.txs;
-        self.block.prepare(&txs.iter().map(|shared| &shared.tx).collect::<Vec<_>>());
+        let hints = txs.iter().map(|shared| {
+            let SharedTx { tx, keys, .. } = shared;
+            Hint { tx, mode: Mode::Transact, keys: Some(keys) }
+        });
+        self.block.prepare(&hints.collect::<Vec<_>>());
         for (index, tx) in txs.iter().enumerate() {
             let outcome = self.one(index as u32, tx)?;
             if let Some(part) = self.parts.get_mut(&tx.origin) {
@@ -196,7 +257,7 @@ impl Running<'_> {
     /// The group is going to be run again with these keys. What comes after it is run all the same, as
     /// well as can be told, to find out what else is lacking.
     fn lacks(&mut self, run: Run, missing: KeySet) -> TxOutcome {
-        let reads = missing.reads.iter().filter(|key| !self.leased.values.contains_key(key));
+        let reads = missing.reads.iter().filter(|key| !self.values.contains_key(key));
         let writes = missing.writes.iter().filter(|key| !self.fenced.contains(key));
         self.lacking.0.extend(reads);
         self.lacking.1.extend(writes);
@@ -212,7 +273,7 @@ impl Running<'_> {
         let beyond = KeySet::new(run.missing.iter().copied(), unfenced.copied());
         (beyond.all().next().is_some()).then(|| {
             // Everything that the run was found to use comes along: one attempt, not one a key.
-            let unleased = |key: &&StateKey| !self.leased.values.contains_key(key);
+            let unleased = |key: &&StateKey| !self.values.contains_key(key);
             let reads = run.used.reads.iter().filter(unleased);
             beyond.union(&KeySet::new(reads.copied(), run.used.writes.iter().copied()))
         })
@@ -268,7 +329,7 @@ impl Running<'_> {
     }
 
     fn split(self) -> Result<Vec<Part>, GroupError> {
-        let Self { group, leased, fenced, block, mut parts, .. } = self;
+        let Self { group, values, fenced, block, mut parts, .. } = self;
         let Changes { writes, codes, fees: _ } = block.finish();
         let codes: HashMap<B256, Bytes> =
             codes.into_iter().map(|code| (keccak256(&code), code)).collect();
@@ -277,7 +338,7 @@ impl Running<'_> {
         keys.sort_unstable();
         for key in keys {
             let Some(part) = parts.get_mut(&group.placement.owner_of(&key)) else { continue };
-            let value = changed.get(&key).or_else(|| leased.values.get(&key));
+            let value = changed.get(&key).or_else(|| values.get(&key));
             let value = *value.ok_or(GroupError::NotLeased(key))?;
             let created = matches!(key, StateKey::Code(_)).then(|| codes.get(&value.code().hash));
             if let Some(code) = created.flatten()

@@ -122,7 +122,7 @@ fn call<'v>(
     if let [.., value, to, _gas] = context.interpreter.stack.data()[..]
         && (!value.is_zero() || context.host.cfg.spec < SpecId::SPURIOUS_DRAGON)
     {
-        context.host.journaled_state.db.use_basic(to.into_address());
+        context.host.journaled_state.db.use_emptiness(to.into_address());
     }
     contract::call::<CALL, EthInterpreter, AtollContext<'v>>(context)
 }

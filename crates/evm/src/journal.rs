@@ -146,9 +146,13 @@ impl<'v> JournalTr for Tracked<'v> {
     ) -> Option<TransferError> {
         if !value.is_zero() {
             self.db.use_basic(from);
+            self.db.use_emptiness(to);
+        }
+        let failed = self.inner.transfer_loaded(from, to, value);
+        if failed == Some(TransferError::OverflowPayment) {
             self.db.use_basic(to);
         }
-        self.inner.transfer_loaded(from, to, value)
+        failed
     }
 
     fn balance_incr(&mut self, address: Address, value: U256) -> Result<(), Missing> {

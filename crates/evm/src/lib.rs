@@ -25,6 +25,7 @@
 //! coinbase's `Basic` counts as written by whoever uses it: a group that has it among its fenced keys
 //! pays its fees at once ([`Fees`]), so that they can be seen.
 
+mod ahead;
 mod block;
 mod call;
 mod code;
@@ -37,11 +38,14 @@ mod handler;
 mod invalid;
 mod journal;
 mod overlay;
+mod parallel;
 mod rules;
 mod run;
+mod sync;
 mod view;
 
-pub use block::{BlockExecutor, Changes, Fees, Mode, Sequential};
+pub use ahead::{Ahead, Chain, Footing};
+pub use block::{BlockExecutor, Changes, Fees, Hint, Mode, Sequential};
 pub use call::{CALL_GAS_CAP, CallEnd, CallOutcome, CallRequest, CallResult, CallRun};
 pub use code::{Bytecode, CodeCache, bytecode};
 pub use db::EMPTY_ACCOUNT;
@@ -50,6 +54,7 @@ pub use executor::Executor;
 pub use group::{Group, GroupError, Source};
 pub use invalid::Invalid;
 pub use overlay::Overlay;
+pub use parallel::{Clock, Crew, Helpers, Job, Nobody, Parallel, Parallelism, Policy};
 pub use rules::{Blobs, Fork, Rules};
 pub use run::{Effects, Outcome, Run};
 pub use view::{Empty, OnMissing, StateView};

@@ -56,6 +56,16 @@ impl<'a, V: StateView + ?Sized> Overlay<'a, V> {
         hash
     }
 
+    /// What was set so far.
+    pub(crate) fn written(&self) -> &HashMap<StateKey, StateValue> {
+        &self.writes
+    }
+
+    /// Code added so far, by hash.
+    pub(crate) fn created(&self) -> &HashMap<B256, Bytecode> {
+        &self.codes
+    }
+
     /// Code added so far, each once, in the order in which it came.
     pub fn codes(&self) -> &[Bytes] {
         &self.new_codes

@@ -1,11 +1,19 @@
 //! Group commit for an actor: what it has changed is logged and synced beside it, and nothing that
-//! could depend on a change leaves the actor before that change is durable.
+//! could depend on a change leaves the actor before that change is durable. And snapshots, after
+//! which the log is cut.
 
-use std::{collections::VecDeque, sync::Arc};
+mod snapshot;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use atoll_fabric::{Cx, Reply, Rpc, Service};
 use atoll_meter::Work;
 use atoll_store::{Log, StoreError};
+
+pub use snapshot::{GoOn, Keeper, SnapshotConfig, Snapshotting, Taken, snapshot};
+
+/// How often a full volume is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Something to do once everything logged so far is durable.
 type Release = Box<dyn FnOnce()>;
@@ -21,6 +29,12 @@ pub struct Journal {
     /// Of which durable.
     synced: u64,
     waiting: VecDeque<(u64, Release)>,
+    /// The volume is full: nothing new is to be recorded.
+    low: bool,
+    /// Records below this number are not needed any more.
+    cut_before: u64,
+    /// Bytes recorded since the start.
+    bytes: u64,
     /// Syncs, the records that they covered, and the processor time for both.
     written: Arc<Work>,
 }
@@ -42,14 +56,47 @@ impl Journal {
             logged: 0,
             synced: 0,
             waiting: VecDeque::new(),
+            low: false,
+            cut_before: 0,
+            bytes: 0,
             written: Arc::default(),
         }
     }
 
     /// Adds a record. Call [`pump`] before the handler ends.
     pub fn record(&mut self, record: Vec<u8>) {
+        self.bytes += record.len() as u64;
         self.buffer.push(record);
         self.logged += 1;
+    }
+
+    /// Whether the volume of the log is full: changes have to be refused until it is not.
+    pub fn is_low(&self) -> bool {
+        self.low
+    }
+
+    /// Counts bytes that earlier runs have recorded.
+    pub fn count_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Bytes recorded since the start, and those counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Has the log forget records below number `before`, with the next sync.
+    pub fn cut_before(&mut self, before: u64) {
+        self.cut_before = self.cut_before.max(before);
+    }
+
+    /// Does something once everything recorded so far is durable.
+    pub fn when_durable(&mut self, release: impl FnOnce() + 'static) {
+        if self.is_idle() {
+            release();
+        } else {
+            self.waiting.push_back((self.logged, Box::new(release)));
+        }
     }
 
     /// Processor time for writing and syncing, in nanoseconds.
@@ -78,43 +125,89 @@ impl Journal {
     }
 }
 
+/// What a pass over the log has come to.
+struct Written {
+    log: Box<dyn Log>,
+    /// Records that there was no room for, in order.
+    left: Vec<Vec<u8>>,
+    low: bool,
+    failed: Option<StoreError>,
+}
+
 /// Starts a sync of what is buffered, unless one is under way.
 ///
-/// A log that fails to write or sync ends the process: retrying could acknowledge what is lost.
+/// A log that fails to write or sync ends the process: retrying could acknowledge what is lost. A
+/// full volume does not: what found no room is written when there is some.
 pub fn pump<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
     let journal = service.journal();
-    if journal.buffer.is_empty() {
-        return;
+    if !journal.buffer.is_empty() && !journal.low {
+        pass(service, cx);
     }
-    let Some(mut log) = journal.log.take() else { return };
+}
+
+fn pass<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
+    let journal = service.journal();
+    let Some(log) = journal.log.take() else { return };
     let records = std::mem::take(&mut journal.buffer);
     let covered = journal.logged;
-    let written = journal.written.clone();
+    let (written, before) = (journal.written.clone(), std::mem::take(&mut journal.cut_before));
     let write = move || {
-        let result = written.measure(|| write_all(log.as_mut(), &records));
-        written.done(1, records.len());
-        (log, result)
+        let count = records.len();
+        let done = written.measure(|| write_all(log, records, before));
+        written.done(1, count - done.left.len());
+        done
     };
     cx.spawn(tokio::task::spawn_blocking(write), move |service, done, cx| {
-        let log = match done {
-            Ok((log, Ok(()))) => log,
-            Ok((_, Err(error))) => stop(&error.to_string()),
-            Err(error) => stop(&error.to_string()),
-        };
+        let done = done.unwrap_or_else(|error| stop(&error.to_string()));
+        if let Some(error) = done.failed {
+            stop(&error.to_string());
+        }
         let journal = service.journal();
-        journal.log = Some(log);
-        journal.synced = covered;
+        journal.log = Some(done.log);
+        journal.synced = covered - done.left.len() as u64;
+        journal.buffer.splice(0..0, done.left);
         journal.release();
+        if journal.low != done.low {
+            journal.low = done.low;
+            match done.low {
+                true => tracing::error!("{}: the volume is full; changes are refused", S::NAME),
+                false => tracing::info!("{}: the volume has room again", S::NAME),
+            }
+        }
+        if done.low {
+            cx.after(LOOK_AGAIN, pass);
+        }
         service.synced(cx);
         pump(service, cx);
     });
 }
 
-fn write_all(log: &mut dyn Log, records: &[Vec<u8>]) -> Result<(), StoreError> {
-    for record in records {
-        log.append(record)?;
+fn write_all(mut log: Box<dyn Log>, records: Vec<Vec<u8>>, before: u64) -> Written {
+    let mut left = records.into_iter();
+    let mut failed = None;
+    let mut full = false;
+    while let Some(record) = left.as_slice().first() {
+        match log.append(record) {
+            Ok(_) => drop(left.next()),
+            Err(StoreError::Full { .. }) => {
+                full = true;
+                break;
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
     }
-    log.sync()
+    failed = failed.or_else(|| log.sync().err());
+    if failed.is_none()
+        && before > 0
+        && let Err(error) = log.cut(before)
+    {
+        tracing::warn!(%error, "cannot cut the log; it is tried again after the next snapshot");
+    }
+    let low = failed.is_none() && (log.is_low() || full);
+    Written { log, left: left.collect(), low, failed }
 }
 
 fn stop(reason: &str) -> ! {

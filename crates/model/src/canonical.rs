@@ -23,6 +23,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("Owner", "config"),
     ("Owner", "digest"),
     ("Owner", "env"),
+    ("Owner", "hashes"),
     // The newest block's content is in the model's history of the beacon.
     ("Planner", "block"),
     ("Planner", "config"),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 
 use atoll_evm::{
-    BlockExecutor as _, Bytecode, CodeCache, Effects, Fees, Mode, Outcome, Rules, Sequential,
-    StateView,
+    BlockExecutor as _, Bytecode, CodeCache, Effects, Fees, Invalid, Mode, Outcome, Rules,
+    Sequential, StateView,
 };
 use atoll_invariants::Violation;
 use atoll_types::{
@@ -15,7 +15,7 @@ use atoll_types::{
 use crate::{
     ledger::{Input, Ledger},
     rng::Rng,
-    shard::{Job, Shard},
+    shard::{Job, MAX_UNDER_WAY, Shard},
 };
 
 /// Most transactions that a block takes.
@@ -37,13 +37,16 @@ impl StateView for LocalView<'_> {
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.codes.get(hash)
     }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.ledger.owner.block_hash(number)
+    }
 }
 
 /// What is to become of a transaction that is not in the block.
 enum End {
     Escalated(Tx),
     Dropped(Tx, String),
-    Returned(Tx),
 }
 
 /// A block, and what is to be done once it is appended.
@@ -104,7 +107,6 @@ impl Shard {
                     self.jobs.push_back(Job::New(tx));
                 }
                 End::Dropped(tx, reason) => self.drop_tx(&tx, reason),
-                End::Returned(tx) => self.pool.give_back(tx.hash()),
             }
         }
         Ok(())
@@ -144,17 +146,24 @@ impl Shard {
             },
             used: BTreeSet::new(),
             ends: Vec::new(),
+            across: false,
         };
         for tx in &debits {
+            running.across = false;
             running.one(tx, Mode::Debit);
         }
         for sender in senders {
-            let mut nonce = self.ledger.value(&StateKey::Basic(*sender)).basic().nonce;
-            while running.block.txs.len() < limit
-                && let Some(tx) = self.pool.next(sender, nonce)
-                && running.one(tx, Mode::Transact)
-            {
-                nonce += 1;
+            let mut under_way = 0;
+            running.across = false;
+            for (tx, away) in self.consecutive(*sender) {
+                if running.block.txs.len() >= limit || under_way >= MAX_UNDER_WAY {
+                    break;
+                }
+                running.across |= away;
+                if !away && !running.one(tx, Mode::Transact) && !running.across {
+                    break;
+                }
+                under_way += usize::from(running.across);
             }
         }
         let Running { evm, mut block, mut used, ends, .. } = running;
@@ -173,13 +182,16 @@ struct Running<'a> {
     block: LocalBlock,
     used: BTreeSet<StateKey>,
     ends: Vec<End>,
+    /// An earlier transaction of the sender goes across shards.
+    across: bool,
 }
 
 impl Running<'_> {
     /// Runs one transaction. True if it is in the block.
     fn one(&mut self, tx: &Tx, mode: Mode) -> bool {
-        if self.shard.ledger.owner.is_pinned(&tx.sender()) {
-            self.ends.push(End::Returned(tx.clone()));
+        if self.across || self.shard.ledger.owner.is_pinned(&tx.sender()) {
+            self.across = true;
+            self.ends.push(End::Escalated(tx.clone()));
             return false;
         }
         let run = self.evm.attempt(tx, mode);
@@ -189,13 +201,13 @@ impl Running<'_> {
                 self.include(tx, mode, *effects);
                 return true;
             }
-            Outcome::Invalid(atoll_evm::Invalid::NonceTooHigh { .. }) => {
-                self.ends.push(End::Returned(tx.clone()));
+            Outcome::Missing | Outcome::Invalid(Invalid::NonceTooHigh { .. }) => {
+                self.across = true;
+                self.ends.push(End::Escalated(tx.clone()));
             }
             Outcome::Invalid(reason) => {
                 self.ends.push(End::Dropped(tx.clone(), reason.to_string()));
             }
-            Outcome::Missing => self.ends.push(End::Escalated(tx.clone())),
         }
         false
     }

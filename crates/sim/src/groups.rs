@@ -2,15 +2,31 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use atoll_commit::{ExecutorEffect, Ready};
-use atoll_evm::{Group, GroupError, Rules};
+use atoll_commit::{ExecutorEffect, Owner, Ready};
+use atoll_evm::{Bytecode, CodeCache, Group, GroupError, Rules, Source};
 use atoll_invariants::Violation;
-use atoll_types::{GroupId, GroupToRun, LateAsk, Part, PartMessage, ShardId};
+use atoll_types::{B256, GroupId, GroupToRun, LateAsk, Part, PartMessage, ShardId};
 
 use crate::{
     ledger::Input,
     shard::{Message, Shard},
 };
+
+/// What is the same on all shards.
+struct Shared<'a> {
+    codes: &'a CodeCache,
+    owner: &'a Owner,
+}
+
+impl Source for Shared<'_> {
+    fn code(&self, hash: &B256) -> Option<Bytecode> {
+        self.codes.get(hash)
+    }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.owner.block_hash(number)
+    }
+}
 
 impl Shard {
     /// Does what the executor's state machine asks for.
@@ -51,7 +67,8 @@ impl Shard {
             late_writes: &ready.late.writes,
             refused: &ready.late.refused,
         };
-        match group.run(&*self.codes) {
+        let source = Shared { codes: &self.codes, owner: &self.ledger.owner };
+        match group.run(&source) {
             Ok(parts) => self.ran(id, parts),
             Err(GroupError::Lacks(keys)) => {
                 let effects = self.executor.lacks(ready, &keys, &placement);

@@ -24,10 +24,10 @@ impl Pool {
         self.txs.keys().copied().collect()
     }
 
-    /// The transaction with this nonce, unless it is away.
-    pub fn next(&self, sender: &Address, nonce: u64) -> Option<&Tx> {
+    /// The transaction with this nonce, and whether it is away.
+    pub fn get(&self, sender: &Address, nonce: u64) -> Option<(&Tx, bool)> {
         let tx = self.txs.get(sender)?.get(&nonce)?;
-        (!self.away.contains(tx.hash())).then_some(tx)
+        Some((tx, self.away.contains(tx.hash())))
     }
 
     /// Forgets what has an earlier nonce than the account. Returns it.

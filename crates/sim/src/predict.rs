@@ -1,6 +1,9 @@
 //! Prediction: runs on the newest state of all shards, to learn what a transaction uses.
 
-use atoll_evm::{Bytecode, CodeCache, Executor, Invalid, OnMissing, Outcome, StateView};
+use atoll_evm::{
+    Ahead, Bytecode, Chain, CodeCache, Effects, Executor, Footing, Invalid, OnMissing, Outcome,
+    StateView,
+};
 use atoll_types::{
     Address, B256, BlockEnv, KECCAK_EMPTY, KeySet, Placement, ShardId, StateKey, StateValue, Tx,
 };
@@ -31,6 +34,11 @@ impl StateView for Newest<'_> {
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.codes.get(hash)
     }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        let home = self.shards.get(usize::from(self.here.0))?;
+        home.ledger.owner.block_hash(number)
+    }
 }
 
 /// What a transaction was found to be.
@@ -44,32 +52,61 @@ pub(crate) enum Prediction {
     },
 }
 
-pub(crate) fn predict(tx: &Tx, env: &BlockEnv, view: &Newest<'_>) -> Prediction {
+/// Predicts a transaction after those of its sender that are under way, and notes what it does.
+pub(crate) fn predict(
+    tx: &Tx,
+    (env, cut): (&BlockEnv, u64),
+    view: &Newest<'_>,
+    ahead: &Ahead,
+) -> (Prediction, Option<(bool, Box<Effects>)>) {
+    let sender = tx.sender();
+    let account =
+        view.read(&StateKey::Basic(sender)).map(|value| value.basic()).unwrap_or_default();
+    let mut chain = Chain::new(view, sender, account);
+    let behind =
+        |reason: &str| (Prediction::Invalid { reason: reason.to_owned(), nonce_ahead: true }, None);
+    if !chain.reach(tx.nonce(), ahead, cut) {
+        return behind("an earlier one is not on its way");
+    }
+    let home = view.shards.get(usize::from(view.here.0));
+    let pinned = home.is_some_and(|shard| shard.ledger.owner.is_pinned(&sender));
+    let credit = !pinned && chain.takes_credit() && is_credit(tx, chain.state(), view.placement);
+    if !credit && chain.awaits_debit() {
+        return behind("an earlier payment is not debited yet");
+    }
     let mut evm = Executor::new(env);
-    let credit = is_credit(tx, view);
-    let run = if credit { evm.debit(tx, view) } else { evm.transact(tx, view, OnMissing::Assume) };
-    match run.outcome {
-        Outcome::Executed(_) if credit => Prediction::Credit(run.used),
-        Outcome::Executed(_) => Prediction::Uses(run.used),
+    let run = if credit {
+        evm.debit(tx, chain.state())
+    } else {
+        evm.transact(tx, chain.state(), OnMissing::Assume)
+    };
+    let prediction = match run.outcome {
+        Outcome::Executed(effects) => {
+            let kind = if credit { Prediction::Credit } else { Prediction::Uses };
+            return (kind(run.used), Some((credit, effects)));
+        }
         Outcome::Invalid(invalid) => Prediction::Invalid {
-            nonce_ahead: matches!(invalid, Invalid::NonceTooHigh { .. }),
+            // On what is only predicted nothing is for certain.
+            nonce_ahead: chain.footing() != Footing::Real
+                || matches!(invalid, Invalid::NonceTooHigh { .. }),
             reason: invalid.to_string(),
         },
         Outcome::Missing => {
             let reason = "it needs code that nobody has".to_owned();
             Prediction::Invalid { reason, nonce_ahead: false }
         }
-    }
+    };
+    (prediction, None)
 }
 
-fn is_credit(tx: &Tx, view: &Newest<'_>) -> bool {
+fn is_credit(tx: &Tx, state: &impl StateView, placement: &Placement) -> bool {
     let Some(to) = tx.to() else { return false };
     // With input it may be a call of a contract whose creation the shard of `to` has yet to see.
     tx.input().is_empty()
         && !tx.authorizes()
         && !is_precompile(&to)
-        && view.placement.owner(&to) != view.placement.owner(&tx.sender())
-        && view.read(&StateKey::Code(to)).is_some_and(|code| code.code().hash == KECCAK_EMPTY)
+        && placement.owner(&to) != placement.owner(&tx.sender())
+        && state.read(&StateKey::Code(to)).is_some_and(|code| code.code().hash == KECCAK_EMPTY)
 }
 
 fn is_precompile(address: &Address) -> bool {

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use atoll_commit::{CutEffects, Executor, Touched};
-use atoll_evm::CodeCache;
+use atoll_commit::{CutEffects, Executor, Touched, Turns};
+use atoll_evm::{Ahead, CodeCache};
 use atoll_invariants::{Property, Violation};
 use atoll_types::{
-    Anchor, B256, BeaconBlock, Credit, Flight, GroupId, KeySet, LateAsk, LateLease, Lease,
-    PartMessage, Settlement, ShardId, SharedTx, StateKey, Tx, TxRef, U256, Want,
+    Address, Anchor, B256, BeaconBlock, Credit, Flight, GroupId, Intent, KeySet, LateAsk,
+    LateLease, Lease, PartMessage, Settlement, ShardId, SharedTx, StateKey, Tx, TxRef, U256, Want,
 };
 
 use crate::{
@@ -18,6 +18,11 @@ use crate::{
     ledger::{Input, Ledger},
     pool::Pool,
 };
+
+/// Writes kept of what transactions under way are predicted to do.
+const AHEAD_WRITES: usize = 1_000;
+/// Most transactions of one sender under way.
+pub(crate) const MAX_UNDER_WAY: usize = 6;
 
 /// What one shard sends to another.
 #[derive(Clone, Debug)]
@@ -87,7 +92,10 @@ pub struct Shard {
     pub(crate) debits: VecDeque<Tx>,
     /// Owners from which word is still to come that they hold a transaction.
     sharing: HashMap<(TxRef, u64), BTreeSet<ShardId>>,
-    pub(crate) announced: Vec<SharedTx>,
+    pub(crate) announced: Vec<Intent>,
+    turns: Turns,
+    /// What transactions under way are predicted to do.
+    pub(crate) ahead: Ahead,
     pub(crate) executor: Executor,
     pub(crate) touched: Touched,
     /// Leases that are not sent yet, and to whom they go.
@@ -118,6 +126,8 @@ impl Shard {
             debits: VecDeque::new(),
             sharing: HashMap::new(),
             announced: Vec::new(),
+            turns: Turns::default(),
+            ahead: Ahead::new(AHEAD_WRITES),
             outbox: Vec::new(),
         }
     }
@@ -203,6 +213,8 @@ impl Shard {
         self.debits.clear();
         self.sharing.clear();
         self.announced.clear();
+        self.turns = Turns::default();
+        self.ahead = Ahead::new(AHEAD_WRITES);
         self.executor = Executor::new(self.id());
         self.touched = Touched::since(self.ledger.owner.cut_number());
         self.built = None;
@@ -219,7 +231,16 @@ impl Shard {
     fn hold(&mut self, shared: SharedTx) -> Result<bool, Violation> {
         match self.ledger.owner.check_share(&shared) {
             Ok(true) if shared.origin == self.id() && self.is_past(&shared.tx) => Ok(false),
-            Ok(true) => self.log(Input::Share(shared)).map(|_| true),
+            Ok(true) => {
+                let own = shared.origin == self.id();
+                let (sender, nonce, hash) =
+                    (shared.tx.sender(), shared.tx.nonce(), *shared.tx.hash());
+                self.log(Input::Share(shared))?;
+                if own {
+                    self.ahead.share(&sender, nonce, &hash);
+                }
+                Ok(true)
+            }
             Ok(false) => Ok(true),
             Err(_) => Ok(false),
         }
@@ -287,8 +308,10 @@ impl Shard {
 
     fn announce(&mut self, tx: TxRef, last_valid_round: u64) {
         let meant = |s: &&SharedTx| s.reference() == tx && s.last_valid_round == last_valid_round;
-        if let Some(shared) = self.ledger.owner.unplanned().find(meant).cloned() {
-            self.announced.push(shared);
+        let owner = &self.ledger.owner;
+        if let Some(shared) = owner.unplanned().find(meant) {
+            let intent = shared.intent(owner.placement());
+            self.announced.extend(self.turns.held(&shared.tx.sender(), intent));
         }
     }
 
@@ -301,8 +324,10 @@ impl Shard {
             self.unsent.push((plan.id, plan.executor));
         }
         self.tell_settled();
+        effects.returned.iter().for_each(|shared| self.turns.wait(shared));
         self.jobs.extend(effects.returned.iter().cloned().map(Job::Again));
         self.end(&effects);
+        self.ahead.pass(block.number());
         self.forget_past(&effects.receipts.iter().map(|receipt| receipt.tx).collect());
         self.purses.push(self.purse());
         Ok(())
@@ -328,6 +353,10 @@ impl Shard {
 
     /// What ended without a receipt leaves the pool, unless it was only too late.
     pub(crate) fn end(&mut self, effects: &CutEffects) {
+        let dropped = effects.dropped.iter().map(|(shared, _)| shared);
+        for shared in effects.ended.iter().chain(dropped) {
+            self.ahead.end(&shared.tx.sender(), shared.tx.nonce(), shared.tx.hash());
+        }
         for (shared, reason) in &effects.dropped {
             if shared.last_valid_round < self.ledger.owner.cut_number() {
                 self.pool.give_back(shared.tx.hash());
@@ -368,6 +397,7 @@ impl Shard {
             self.pool.give_back(shared.tx.hash());
             return Ok(());
         }
+        self.turns.wait(&shared);
         let here = self.id();
         let owners = shared.keys.owners(self.ledger.owner.placement());
         let others: BTreeSet<ShardId> = owners.into_iter().filter(|owner| *owner != here).collect();
@@ -398,12 +428,23 @@ impl Shard {
         let owner = &self.ledger.owner;
         let unplanned: Vec<SharedTx> = owner.unplanned().cloned().collect();
         let returned: Vec<SharedTx> = owner.returned().cloned().collect();
+        self.forget_ended(&unplanned, &returned);
         self.pass_on_credits();
         unplanned.into_iter().try_for_each(|shared| self.share(shared))?;
         self.jobs.extend(returned.into_iter().map(Job::Again));
         self.refresh_groups()?;
         self.tell_settled();
         Ok(())
+    }
+
+    /// What has ended holds up no later transaction of its sender.
+    fn forget_ended(&mut self, unplanned: &[SharedTx], returned: &[SharedTx]) {
+        let open: BTreeSet<&B256> =
+            unplanned.iter().chain(returned).map(|shared| shared.tx.hash()).collect();
+        let waiting: Vec<_> = self.turns.waiting().collect();
+        for (sender, nonce, tx) in waiting.into_iter().filter(|(.., tx)| !open.contains(tx)) {
+            self.announced.extend(self.turns.leave(&sender, nonce, &tx));
+        }
     }
 
     /// Whether nothing is under way.
@@ -420,11 +461,22 @@ impl Shard {
             && self.runnable().next().is_none()
     }
 
-    /// The next transaction of each sender whose nonce has come.
+    /// The next transaction of each sender that can be run, or follow those under way.
     pub(crate) fn runnable(&self) -> impl Iterator<Item = &Tx> {
         self.pool.senders().into_iter().filter_map(|sender| {
-            let nonce = self.ledger.value(&StateKey::Basic(sender)).basic().nonce;
-            self.pool.next(&sender, nonce)
+            let run = self.consecutive(sender).take(MAX_UNDER_WAY);
+            run.filter(|(_, away)| !away).map(|(tx, _)| tx).next()
+        })
+    }
+
+    /// A sender's transactions from its next nonce on, without gaps, and whether each is under way.
+    pub(crate) fn consecutive(&self, sender: Address) -> impl Iterator<Item = (&Tx, bool)> {
+        let owner = &self.ledger.owner;
+        let first = self.ledger.value(&StateKey::Basic(sender)).basic().nonce;
+        (first..).map_while(move |nonce| {
+            let (tx, away) = self.pool.get(&sender, nonce)?;
+            // What the pool has forgotten in a crash the state has not.
+            Some((tx, away || owner.is_pinned(&sender) && owner.is_pending(tx.hash())))
         })
     }
 }

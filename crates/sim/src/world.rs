@@ -298,7 +298,9 @@ impl World {
             Job::Again(shared) => &shared.tx,
         };
         let sender = StateKey::Basic(tx.sender());
-        let mut prediction = predict(tx, &env, &view);
+        let ahead = &self.shards[at].ahead;
+        let (mut prediction, effects) = predict(tx, (&env, cut), &view, ahead);
+        let tx = tx.clone();
         if let Prediction::Uses(keys) = &mut prediction
             && self.rng.percent(self.config.conditions.blind)
         {
@@ -306,6 +308,9 @@ impl World {
         }
         let last_valid_round = cut + self.config.valid_rounds;
         let shard = &mut self.shards[at];
+        if let Some((credit, effects)) = effects {
+            shard.ahead.note(&tx, credit, &effects, cut);
+        }
         match (job, prediction) {
             (Job::New(tx), Prediction::Credit(_)) => shard.debits.push_back(tx),
             (Job::New(tx), Prediction::Uses(keys)) => {
@@ -334,8 +339,10 @@ impl World {
             // An earlier nonce of the sender is on its way.
             (Job::Again(before), Prediction::Invalid { nonce_ahead: true, .. })
                 if before.last_valid_round > cut => {}
+            (Job::Again(before), _) if !shard.ledger.owner.may_withdraw(before.reference()) => {}
             (Job::Again(before), Prediction::Invalid { reason, .. }) => {
                 let effects = shard.log(Input::Withdraw(before.reference()))?;
+                shard.ahead.end(&before.tx.sender(), before.tx.nonce(), before.tx.hash());
                 if !effects.dropped.is_empty() {
                     shard.drop_tx(&before.tx, reason);
                 }
@@ -355,8 +362,7 @@ impl World {
         let shard = &mut self.shards[at];
         let announced = std::mem::take(&mut shard.announced);
         let anchor = shard.anchor();
-        let intents = announced.iter().map(|tx| tx.intent(&self.config.placement)).collect();
-        self.send(&Envelope::Beacon { intents, anchor });
+        self.send(&Envelope::Beacon { intents: announced, anchor });
     }
 
     fn send(&mut self, envelope: &Envelope) {

@@ -28,6 +28,35 @@ impl RawFile for File {
     }
 }
 
+/// Changes nothing: what would be put in order at a start stays as it is.
+pub(crate) struct NoFiles;
+
+impl Files for NoFiles {
+    fn create(&self, _: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn write(&self, _: &mut File, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Holds a directory for this process alone, until dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
@@ -69,7 +98,57 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// Makes names created in or removed from `dir` durable.
 pub(crate) fn sync(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| StoreError::io("sync", dir, &e))
+    sync_dir(dir).map_err(|e| StoreError::io("sync", dir, &e))
+}
+
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all())
+}
+
+/// Room on the volume of a directory; `None` if it does not say.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    let volume = rustix::fs::statvfs(dir).ok()?;
+    volume.f_bavail.checked_mul(volume.f_frsize)
+}
+
+/// The file operations that a snapshot is made with; a trait so that tests can make them fail.
+pub trait Files: Send + Sync {
+    fn create(&self, path: &Path) -> io::Result<File>;
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()>;
+    fn sync(&self, file: &File) -> io::Result<()>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFiles;
+
+impl Files for RealFiles {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        File::create(path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        io::Write::write_all(file, bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        sync_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
 }
 
 /// Makes every file below `dir`, and every name, durable. A file that is removed meanwhile, as sled does

@@ -1,9 +1,11 @@
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Index, Log, StoreError};
+use crate::{Entries, Files, Index, Log, RealFiles, StoreError};
 
 /// A call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,17 @@ pub enum Call {
     Wipe,
     MarkClean,
     TakeClean,
+    /// Forgetting the front of a log.
+    Cut,
+    /// Looking whether there is room: it fails if there is none.
+    Room,
+    /// Steps of taking a snapshot.
+    Create,
+    Write,
+    SyncFile,
+    Rename,
+    SyncDir,
+    Remove,
 }
 
 /// Says which calls fail; clones share one plan, so that a test keeps control of a store that it
@@ -122,6 +135,20 @@ impl<L: Log> Log for FaultyLog<L> {
         self.inner.next()
     }
 
+    fn first(&self) -> u64 {
+        self.inner.first()
+    }
+
+    fn cut(&mut self, before: u64) -> Result<(), StoreError> {
+        self.check()?;
+        self.faults.check(Call::Cut)?;
+        self.inner.cut(before)
+    }
+
+    fn is_low(&mut self) -> bool {
+        self.faults.check(Call::Room).is_err() || self.inner.is_low()
+    }
+
     fn visit(
         &self,
         from: u64,
@@ -171,6 +198,11 @@ impl<I: Index> Index for FaultyIndex<I> {
         self.inner.scan_prefix(prefix, f)
     }
 
+    fn scan_after(&self, after: &[u8], max: usize) -> Result<Entries, StoreError> {
+        self.faults.check(Call::Scan)?;
+        self.inner.scan_after(after, max)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         self.faults.check(Call::Flush)?;
         self.inner.flush()
@@ -189,5 +221,55 @@ impl<I: Index> Index for FaultyIndex<I> {
     fn take_clean(&self) -> Result<Option<Vec<u8>>, StoreError> {
         self.faults.check(Call::TakeClean)?;
         self.inner.take_clean()
+    }
+}
+
+/// Files that fail on purpose.
+#[derive(Clone, Debug, Default)]
+pub struct FaultyFiles {
+    pub faults: Faults,
+}
+
+impl FaultyFiles {
+    fn check(&self, call: Call) -> io::Result<()> {
+        self.faults.check(call).map_err(|error| match error {
+            StoreError::Full { .. } => io::ErrorKind::StorageFull.into(),
+            other => io::Error::other(other.to_string()),
+        })
+    }
+}
+
+impl Files for FaultyFiles {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.check(Call::Create)?;
+        RealFiles.create(path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.check(Call::Write) {
+            RealFiles.write(file, &bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        RealFiles.write(file, bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.check(Call::SyncFile)?;
+        RealFiles.sync(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(Call::Rename)?;
+        RealFiles.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.check(Call::SyncDir)?;
+        RealFiles.sync_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(Call::Remove)?;
+        RealFiles.remove(path)
     }
 }

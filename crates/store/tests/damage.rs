@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 use atoll_store::{FileLog, Log, LogOptions, Replay, StoreError};
 use proptest::prelude::*;
 
-const SMALL: LogOptions = LogOptions { segment_bytes: 160, max_record_bytes: 1024, salt: 7 };
+const SMALL: LogOptions = LogOptions {
+    segment_bytes: 160,
+    max_record_bytes: 1024,
+    salt: 7,
+    first: 1,
+    reserve_bytes: 0,
+    min_free_bytes: 0,
+};
 const FRAME_BYTES: usize = 16;
 const HEADER_BYTES: usize = 36;
 

@@ -7,7 +7,14 @@ use atoll_store::{
     Call, Faults, FaultyLog, FileLog, Log, LogOptions, MemoryLog, Replay, StoreError,
 };
 
-const SMALL: LogOptions = LogOptions { segment_bytes: 256, max_record_bytes: 1024, salt: 7 };
+const SMALL: LogOptions = LogOptions {
+    segment_bytes: 256,
+    max_record_bytes: 1024,
+    salt: 7,
+    first: 1,
+    reserve_bytes: 0,
+    min_free_bytes: 0,
+};
 
 fn record(number: u64) -> Vec<u8> {
     let size = (number * 37 % 90) as usize;

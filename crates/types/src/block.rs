@@ -1,6 +1,7 @@
 //! Beacon blocks and shard blocks.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
+use atoll_proof::Header;
 use serde::{Deserialize, Serialize};
 
 use crate::{Credit, GroupId, Receipt, ShardId, Tx, Write, digest};
@@ -84,6 +85,13 @@ pub struct CreditsDue {
     pub up_to: u64,
 }
 
+/// The root of a shard's state at a settled cut: what [`atoll_proof`] defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRoot {
+    pub cut: u64,
+    pub root: B256,
+}
+
 /// What the beacon has taken in of one shard's anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchored {
@@ -94,6 +102,21 @@ pub struct Anchored {
     pub cut: u64,
     /// Digest of the shard's chain up to here.
     pub digest: B256,
+    /// The newest root that the shard has told.
+    pub root: Option<StateRoot>,
+}
+
+impl Anchored {
+    fn in_header(&self) -> atoll_proof::Anchor {
+        let root = |root: StateRoot| atoll_proof::StateRoot { cut: root.cut, root: root.root.0 };
+        atoll_proof::Anchor {
+            shard: self.shard.0,
+            head: self.head,
+            cut: self.cut,
+            digest: self.digest.0,
+            root: self.root.map(root),
+        }
+    }
 }
 
 /// A beacon block: the order of everything that crosses shards.
@@ -122,9 +145,29 @@ impl BeaconBlock {
         self.env.number
     }
 
-    /// The block's hash: what was ordered.
+    /// The block's hash: what was ordered. It is made so that a verifier of proofs needs
+    /// [`BeaconBlock::header`] only.
     pub fn hash(&self) -> B256 {
-        digest("atoll/beacon-block", self)
+        let anchors = self.anchors.iter().map(Anchored::in_header);
+        let Self { env, .. } = self;
+        Header::hash_parts(env.chain_id, env.number, &self.body(), anchors).into()
+    }
+
+    /// What a verifier of proofs needs of the block.
+    pub fn header(&self) -> Header {
+        Header {
+            chain_id: self.env.chain_id,
+            number: self.env.number,
+            body: self.body(),
+            anchors: self.anchors.iter().map(Anchored::in_header).collect(),
+        }
+    }
+
+    /// Digest of everything but the anchors.
+    fn body(&self) -> atoll_proof::Hash {
+        let Self { env, time_ms, parent, epoch, decisions, credits, plan, dropped, .. } = self;
+        let rest = (env, time_ms, parent, epoch, decisions, credits, plan, dropped, self.settled);
+        digest("atoll/beacon-block", &rest).0
     }
 }
 

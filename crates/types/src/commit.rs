@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::{
-    BlockEnv, GroupId, Placement, PlannedGroup, Receipt, ShardId, StateKey, Tx, TxRef, Write,
-    digest,
+    BlockEnv, GroupId, Placement, PlannedGroup, Receipt, ShardId, StateKey, StateRoot, Tx, TxRef,
+    Write, digest,
 };
 
 /// The keys that a transaction is predicted to use. Both lists are sorted and disjoint.
@@ -340,6 +340,8 @@ pub struct Anchor {
     pub credits_sent: Vec<(ShardId, u64)>,
     /// For each source, the sequence number up to which its credits are held here.
     pub credits_received: Vec<(ShardId, u64)>,
+    /// The newest root that is known, of a settled cut.
+    pub root: Option<StateRoot>,
 }
 
 /// Why a credit was made.

@@ -78,6 +78,19 @@ impl StateKey {
         )
     }
 
+    /// The key as proofs name it.
+    pub fn in_tree(&self) -> atoll_proof::Key {
+        match self {
+            Self::Basic(address) => atoll_proof::Key::Basic(address.0.0),
+            Self::Code(address) => atoll_proof::Key::Code(address.0.0),
+            Self::Slot(address, incarnation, slot) => atoll_proof::Key::Slot {
+                address: address.0.0,
+                incarnation: *incarnation,
+                slot: slot.to_be_bytes(),
+            },
+        }
+    }
+
     /// A 64-bit name for the key, by which the beacon finds conflicts. Two keys that collide are
     /// taken to conflict, which costs time and never correctness.
     pub fn fingerprint(&self) -> u64 {
@@ -108,6 +121,19 @@ pub(crate) fn mix(word: u64) -> u64 {
 }
 
 impl StateValue {
+    /// The value as proofs name it.
+    pub fn in_tree(&self) -> atoll_proof::Value {
+        match self {
+            Self::Basic(Basic { nonce, balance }) => {
+                atoll_proof::Value::Basic { nonce: *nonce, balance: balance.to_be_bytes() }
+            }
+            Self::Code(CodeRef { hash, incarnation }) => {
+                atoll_proof::Value::Code { hash: hash.0, incarnation: *incarnation }
+            }
+            Self::Slot(word) => atoll_proof::Value::Slot(word.to_be_bytes()),
+        }
+    }
+
     /// The nonce and balance; the default if the value is of another kind.
     pub fn basic(&self) -> Basic {
         if let Self::Basic(basic) = self { *basic } else { Basic::default() }

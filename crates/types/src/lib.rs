@@ -15,7 +15,7 @@ mod tx;
 pub use alloy_primitives::{Address, B256, Bytes, Log, LogData, U256};
 pub use block::{
     AbortCause, Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, LocalBlock, LocalTx,
-    PlannedGroup, TxRef, Verdict,
+    PlannedGroup, StateRoot, TxRef, Verdict,
 };
 pub use codec::{CodecError, decode, digest, encode};
 pub use commit::{
@@ -27,6 +27,6 @@ pub use ids::{GroupId, ShardId};
 pub use key::{Basic, CodeRef, KECCAK_EMPTY, StateKey, StateValue, Write};
 pub use placement::{BUCKETS, Placement};
 pub use receipt::{Executed, Finality, Receipt, ReceiptKind};
-pub use refusal::Refusal;
+pub use refusal::{PANICS, Refusal};
 pub use trace::TraceContext;
 pub use tx::{MAX_TX_BYTES, Tx, TxError};

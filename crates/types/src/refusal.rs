@@ -65,3 +65,7 @@ impl Refusal {
         }
     }
 }
+
+/// Why a transaction is dropped that makes the executor panic. Run again, it would do so again: its hash
+/// is kept, and it is not run any more.
+pub const PANICS: &str = "the transaction makes the executor panic; please report its hash";

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_api::beacon::{Announce, BeaconStats, BeaconStatsReply, Blocks, Head};
+use atoll_api::beacon::{
+    Announce, BeaconStats, BeaconStatsReply, Blocks, Head, TakeBeaconSnapshot,
+};
 use atoll_fabric::{Context, Cx, Handle, Reply, Service};
-use atoll_journal::{Journal, Journaled, pump};
+use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
 use atoll_meter::thread_cpu_ns;
-use atoll_store::Log;
+use atoll_store::{Log, Snapshots};
 use atoll_types::B256;
 
 use crate::core::Core;
@@ -35,9 +37,12 @@ impl Default for Cadence {
 
 /// The `beacon` service.
 pub struct BeaconService {
-    core: Core,
-    journal: Journal,
-    log_next: u64,
+    pub(crate) core: Core,
+    pub(crate) journal: Journal,
+    pub(crate) log_next: u64,
+    pub(crate) keeper: Option<Keeper>,
+    /// Who waits for a snapshot, and at which block.
+    pub(crate) snapshots: Vec<(u64, Reply<TakeBeaconSnapshot>)>,
     cadence: Cadence,
     clock: Clock,
     randomness: Randomness,
@@ -61,6 +66,8 @@ impl BeaconService {
             core,
             log_next: log.next(),
             journal: Journal::new(log),
+            keeper: None,
+            snapshots: Vec::new(),
             cadence,
             // The first block is made at once: after a restart, shards can be read at its cut.
             made_ms: 0,
@@ -70,6 +77,15 @@ impl BeaconService {
             waiting: Vec::new(),
             next_waiter: 0,
         }
+    }
+
+    /// Has it take snapshots, and cut its log behind them.
+    #[must_use]
+    pub fn with_snapshots(mut self, snapshots: Snapshots, config: SnapshotConfig) -> Self {
+        let head = self.core.planner().head().number();
+        self.keeper = Some(Keeper::new(snapshots, config, head));
+        self.journal.count_bytes(self.core.tail_bytes());
+        self
     }
 
     /// When the next block is due, as of what is known now.
@@ -91,10 +107,12 @@ impl BeaconService {
         // A clock set back must not stop the chain.
         self.made_ms = self.made_ms.min(now);
         // One block is synced before the next is made: their cadence is the group commit.
-        if self.due_ms() <= now && self.journal.is_idle() {
+        let low = self.journal.is_low();
+        if self.due_ms() <= now && self.journal.is_idle() && !low {
             self.make(now, cx);
         }
-        let due = self.due_ms().max(now + 1);
+        // On a full volume it is the journal that looks again, and says so when it has synced.
+        let due = self.due_ms().max(now + if low { self.cadence.heartbeat_ms } else { 1 });
         if self.look_ms.is_none_or(|set| due < set) {
             self.look_ms = Some(due);
             cx.after(Duration::from_millis(due - now), move |service, cx| {
@@ -122,6 +140,7 @@ impl BeaconService {
             let answer = self.core.blocks(&asked);
             self.journal.reply(reply, answer);
         }
+        self.made(cx);
         pump(self, cx);
     }
 }
@@ -134,10 +153,15 @@ impl Service for BeaconService {
     }
 
     fn stopped(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
+        }
         if !self.journal.is_idle() {
             return;
         }
-        if let Err(error) = self.core.close(self.log_next) {
+        let bytes = self.journal.bytes();
+        let tail = self.keeper.as_ref().map_or(bytes, |keeper| keeper.since(bytes));
+        if let Err(error) = self.core.close(self.log_next, tail) {
             tracing::warn!(%error, "no clean stop; the next start replays the log");
         }
     }

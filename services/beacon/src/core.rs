@@ -1,15 +1,19 @@
 //! The beacon's chain: the planner's state as a function of the log, and its blocks by number.
 
-use std::{collections::VecDeque, sync::Arc};
+mod open;
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use atoll_api::beacon::{
     Announce, AnnounceReply, BeaconError, BeaconStatsReply, Blocks, BlocksReply, HeadReply,
 };
-use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
+use atoll_commit::{BeaconRecord, Planner};
 use atoll_meter::Tally;
-use atoll_store::{Index, Log, Replay, StoreError};
-use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, digest, encode};
+use atoll_store::{Index, StoreError};
+use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, encode};
 use serde::{Deserialize, Serialize};
+
+pub use self::open::{Rest, genesis_of, read_rest};
 
 use crate::acks::Acks;
 
@@ -25,13 +29,6 @@ enum Record {
     Block(BeaconRecord),
 }
 
-/// What a clean stop leaves beside the index.
-#[derive(Serialize, Deserialize)]
-struct CleanStop {
-    next: u64,
-    planner: Planner,
-}
-
 /// Why the beacon cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -43,6 +40,10 @@ pub enum OpenError {
         "the data belongs to another chain: its genesis is {found}, the configured one is {expected}; use another data directory, or start afresh"
     )]
     OtherGenesis { found: B256, expected: B256 },
+    #[error(
+        "snapshot {} cannot be read: {reason}; run the version that wrote it, and report it", path.display()
+    )]
+    Snapshot { path: PathBuf, reason: String },
 }
 
 /// The state machine of the beacon service.
@@ -53,62 +54,13 @@ pub struct Core {
     counts: BeaconStatsReply,
     refused: Tally,
     acks: Acks,
+    /// Of the chain's beginning.
+    genesis: B256,
+    /// Bytes of log since the last snapshot, when this was opened.
+    tail_bytes: u64,
 }
 
 impl Core {
-    /// Opens the chain: from the index if it was stopped cleanly, else by replaying the log. The
-    /// shape of the cluster must be what it began with; cadence and bounds may change.
-    pub fn open(
-        config: PlannerConfig,
-        log: &mut dyn Log,
-        index: Arc<dyn Index>,
-    ) -> Result<Self, OpenError> {
-        let shape =
-            (config.chain_id, config.shards, config.epoch, config.coinbase, config.gas_limit);
-        let expected = digest("atoll/beacon", &(shape, config.base_fee, config.genesis_time_ms));
-        if log.next() == 1 {
-            log.append(&encode(&Record::Genesis { digest: expected }))?;
-            log.sync()?;
-        }
-        check_genesis(log, expected)?;
-        let stopped = index.take_clean()?.and_then(|bytes| decode::<CleanStop>(&bytes).ok());
-        if let Some(mut stop) = stopped.filter(|stop| stop.next == log.next()) {
-            stop.planner.reconfigure(config);
-            return Ok(Self::new(stop.planner, index));
-        }
-        index.wipe()?;
-        let mut core = Self::new(Planner::new(config), index);
-        core.publish(Arc::clone(core.planner.head()))?;
-        log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
-            let failed = |reason| OpenError::Record { number, reason };
-            match decode::<Record>(bytes).map_err(|e| failed(e.to_string()))? {
-                Record::Genesis { .. } => Err(failed("it is a second genesis record".into())),
-                Record::Block(record) => {
-                    core.planner.apply(&record);
-                    Ok(core.publish(record.block)?)
-                }
-            }
-        })?;
-        Ok(core)
-    }
-
-    fn new(planner: Planner, index: Arc<dyn Index>) -> Self {
-        Self {
-            planner,
-            index,
-            recent: VecDeque::new(),
-            counts: BeaconStatsReply::default(),
-            refused: Tally::default(),
-            acks: Acks::default(),
-        }
-    }
-
-    /// Leaves the index complete and marked, so that the next start need not replay the log.
-    pub fn close(&self, next: u64) -> Result<(), StoreError> {
-        let stop = CleanStop { next, planner: self.planner.clone() };
-        self.index.mark_clean(&encode(&stop))
-    }
-
     pub fn planner(&self) -> &Planner {
         &self.planner
     }
@@ -218,19 +170,6 @@ impl Core {
     }
 }
 
-fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
-    let mut found = None;
-    log.visit(1, &mut |_, bytes| {
-        found = decode::<Record>(bytes).ok();
-        std::ops::ControlFlow::Break(())
-    })?;
-    match found {
-        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
-        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
-        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
-    }
-}
-
 /// What is wrong with an intent, if anything.
 fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<String> {
     if intent.origin != from {
@@ -254,7 +193,8 @@ fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use atoll_store::{MemoryIndex, MemoryLog};
+    use atoll_commit::PlannerConfig;
+    use atoll_store::{Log, MemoryIndex, MemoryLog};
     use atoll_types::{Address, Anchor, Fingerprints, ShardId, ShardKeys, TxRef};
 
     use super::*;
@@ -291,6 +231,7 @@ mod tests {
             acks: Vec::new(),
             credits_sent: Vec::new(),
             credits_received: Vec::new(),
+            root: None,
         }
     }
 
@@ -303,7 +244,7 @@ mod tests {
         index: &MemoryIndex,
         config: PlannerConfig,
     ) -> Result<Core, OpenError> {
-        Core::open(config, &mut log.clone(), Arc::new(index.clone()))
+        Core::open(config, &mut log.clone(), Arc::new(index.clone()), None)
     }
 
     fn make(core: &mut Core, log: &mut MemoryLog) -> Result<(), StoreError> {
@@ -326,7 +267,7 @@ mod tests {
         assert_eq!((blocks.len(), open_groups), (4, 4));
         for clean in [false, true, true, false] {
             if clean {
-                core.close(log.next())?;
+                core.close(log.next(), 0)?;
             }
             log.append(b"torn")?;
             log.crash();
@@ -338,13 +279,13 @@ mod tests {
             let next = core.planner().propose(3_000, B256::ZERO);
             assert_eq!(next.block.anchors, Vec::new(), "no anchor is taken in again");
         }
-        core.close(log.next())?;
+        core.close(log.next(), 0)?;
         // Bounds may change with either kind of start, what the chain began with may not.
         let bounds = PlannerConfig { max_waiting: 0, ..config() };
         core = open(&log, &index, bounds)?;
         let refused = core.announce(announce(vec![intent(9)], None));
         assert!(matches!(refused, Err(BeaconError::TooManyIntents { limit: 0 })));
-        core.close(log.next())?;
+        core.close(log.next(), 0)?;
         let other = PlannerConfig { shards: 3, ..config() };
         assert!(matches!(open(&log, &index, other), Err(OpenError::OtherGenesis { .. })));
         core = open(&log, &index, config())?;

@@ -4,7 +4,8 @@ use atoll_api::BeaconClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
     AnnounceRequest, AnnounceResponse, BeaconStatsRequest, BeaconStatsResponse, BlocksRequest,
-    BlocksResponse, HeadRequest, HeadResponse,
+    BlocksResponse, HeadRequest, HeadResponse, ReadBeaconSnapshotRequest,
+    ReadBeaconSnapshotResponse, TakeBeaconSnapshotRequest, TakeBeaconSnapshotResponse,
     beacon_service_server::{BeaconService, BeaconServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -44,5 +45,19 @@ impl BeaconService for Grpc {
         request: Request<BeaconStatsRequest>,
     ) -> Result<Response<BeaconStatsResponse>, Status> {
         serve(&*self.0.stats, request).await
+    }
+
+    async fn take_beacon_snapshot(
+        &self,
+        request: Request<TakeBeaconSnapshotRequest>,
+    ) -> Result<Response<TakeBeaconSnapshotResponse>, Status> {
+        serve(&*self.0.take_snapshot, request).await
+    }
+
+    async fn read_beacon_snapshot(
+        &self,
+        request: Request<ReadBeaconSnapshotRequest>,
+    ) -> Result<Response<ReadBeaconSnapshotResponse>, Status> {
+        serve(&*self.0.read_snapshot, request).await
     }
 }

@@ -4,6 +4,7 @@ mod acks;
 mod actor;
 mod core;
 pub mod grpc;
+mod snapshot;
 
 pub use self::actor::{BeaconService, Cadence, Clock, Randomness};
-pub use self::core::{Core, OpenError};
+pub use self::core::{Core, OpenError, Rest, genesis_of, read_rest};

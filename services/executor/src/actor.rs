@@ -8,6 +8,7 @@ use atoll_api::{
     router::RouterClient,
     state::StateClient,
 };
+use atoll_evm::{Clock, Helpers};
 use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
 use atoll_types::{Placement, ShardId};
 
@@ -28,7 +29,13 @@ pub struct ExecutorConfig {
     pub cached_values: usize,
     /// Payments to other shards that may wait for a block.
     pub max_debits: usize,
+    /// Gas that a sender's transactions may be run for to predict them, before some of it is paid.
+    pub speculative_gas: u64,
     pub call_timeout: Duration,
+    /// Threads that help to run blocks and groups, shared with others.
+    pub helpers: Arc<dyn Helpers>,
+    /// Nanoseconds, by which is decided when they do.
+    pub stopwatch: Clock,
 }
 
 /// The `executor` service of one shard.

@@ -1,10 +1,8 @@
 //! Local blocks: takes pending transactions, runs what this shard can run alone, and appends it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
+use alloy_primitives::map::{HashMap, HashSet};
 use atoll_api::{
     executor::ExecutorError,
     mempool::{End, Report, Take, TxEnd},
@@ -12,13 +10,13 @@ use atoll_api::{
     state::{Append, StateError, Sync},
 };
 use atoll_evm::{
-    BlockExecutor, Bytecode, Changes, Effects, Fees, Invalid, Mode, Outcome, Rules, Sequential,
+    BlockExecutor, Bytecode, Changes, Effects, Fees, Hint, Invalid, Mode, Outcome, Parallel, Rules,
     StateView,
 };
 use atoll_fabric::{Context, Fault};
 use atoll_telemetry::stages;
 use atoll_types::{
-    Address, B256, Credit, CreditKind, LocalBlock, LocalTx, Receipt, ReceiptKind, StateKey,
+    Address, B256, Credit, CreditKind, LocalBlock, LocalTx, PANICS, Receipt, ReceiptKind, StateKey,
     StateValue, Tx, U256,
 };
 use tokio::time::Instant;
@@ -30,9 +28,9 @@ const MAX_PASSES: usize = 256;
 const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// This shard's values that a local transaction may use: what is cached and not fenced.
-struct LocalView<'a>(&'a Shared);
+struct LocalView(Arc<Shared>);
 
-impl StateView for LocalView<'_> {
+impl StateView for LocalView {
     fn read(&self, key: &StateKey) -> Option<StateValue> {
         let cache = self.0.cache();
         if cache.is_fenced(key) { None } else { cache.get(key) }
@@ -40,6 +38,10 @@ impl StateView for LocalView<'_> {
 
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.0.code(hash)
+    }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.0.block_hash(number)
     }
 }
 
@@ -49,6 +51,16 @@ struct Candidate {
     tx: Tx,
     /// Known to be a plain payment to an account of another shard without code.
     credit: bool,
+}
+
+impl Candidate {
+    fn mode(&self) -> Mode {
+        if self.credit { Mode::Debit } else { Mode::Transact }
+    }
+
+    fn hint(&self) -> Hint<'_> {
+        Hint { tx: &self.tx, mode: self.mode(), keys: None }
+    }
 }
 
 /// What became of the candidates.
@@ -63,6 +75,8 @@ struct Built {
     /// Do not fit this shard alone.
     escalated: Vec<Tx>,
     ends: Vec<TxEnd>,
+    /// Have made the executor panic.
+    panicked: Vec<B256>,
 }
 
 /// Takes, runs, appends, reports; never ends by itself; dropped with the actor.
@@ -98,6 +112,7 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
             match one_block(&shared, &standing, candidates.clone()).await {
                 Ok(()) => break,
                 Err(Again::Moved) => {
+                    tracing::debug!("a block was run in vain: the chain has moved");
                     let moved =
                         |g: &Option<Ground>| g.as_ref().is_some_and(|g| g.tip != standing.tip);
                     // A cut is told by `follow` within this time; if there was none, the answer to
@@ -181,7 +196,8 @@ async fn one_block(
     let built = tokio::task::spawn_blocking(work).await;
     let (built, writes, codes) =
         built.map_err(|e| Again::Later(e.to_string()))?.map_err(|e| Again::Later(e.to_string()))?;
-    let Built { txs, credits, fees, burned, mut used, escalated, mut ends } = built;
+    let Built { txs, credits, fees, burned, mut used, escalated, mut ends, panicked } = built;
+    shared.quarantine(panicked).await;
     if !txs.is_empty() {
         let block = LocalBlock {
             shard: shared.shard(),
@@ -201,8 +217,14 @@ async fn one_block(
             used.remove(key);
         });
         let included = block.txs.len();
+        let mut paid = Vec::new();
+        if !shared.budget().is_clear() {
+            let pays = |local: &LocalTx| (local.tx.sender(), local.receipt.executed.gas_used);
+            paid.extend(block.txs.iter().map(pays));
+        }
         append(shared, block, used.into_iter().collect()).await?;
         shared.counts.local.done(1, included);
+        paid.into_iter().for_each(|(sender, gas)| shared.budget().paid(&sender, gas));
     }
     hand_over(shared, escalated, ends).await;
     Ok(())
@@ -269,19 +291,20 @@ type Finished = (Built, Vec<atoll_types::Write>, Vec<atoll_types::Bytes>);
 
 /// Runs the candidates in order, each sender's in nonce order. On the blocking pool.
 fn run_all(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     ground: &Ground,
     candidates: Vec<Candidate>,
     handle: &tokio::runtime::Handle,
 ) -> Result<Finished, ExecutorError> {
     handle.block_on(shared.fetch(first_keys(shared, &candidates), Vec::new()))?;
-    let view = LocalView(shared);
+    let view = Arc::new(LocalView(shared.clone()));
+    let (env, rules) = (&ground.env, Rules::default());
     let mut run = Runner {
         shared,
         ground,
-        block: Sequential::new(&ground.env, Rules::default(), Fees::WhenUsed, &view),
+        block: Parallel::new(env, rules, Fees::WhenUsed, &view, &shared.local),
         built: Built::default(),
-        behind: HashMap::new(),
+        behind: HashMap::default(),
     };
     let mut waiting = candidates;
     for _ in 0..MAX_PASSES {
@@ -316,12 +339,14 @@ enum Behind {
     Values,
     /// An earlier one is not in this block: they go back.
     Gone,
+    /// An earlier one goes across shards: they follow it.
+    Across,
 }
 
 struct Runner<'a> {
     shared: &'a Shared,
     ground: &'a Ground,
-    block: Sequential<'a, LocalView<'a>>,
+    block: Parallel<'a, LocalView>,
     built: Built,
     behind: HashMap<Address, Behind>,
 }
@@ -329,10 +354,10 @@ struct Runner<'a> {
 impl Runner<'_> {
     /// Runs what can be run. Returns what has to be fetched, and for whom.
     fn pass(&mut self, candidates: Vec<Candidate>) -> (Vec<StateKey>, Vec<B256>, Vec<Candidate>) {
-        let (mut keys, mut codes) = (HashSet::new(), HashSet::new());
+        let (mut keys, mut codes) = (HashSet::<StateKey>::default(), HashSet::<B256>::default());
         let mut again = Vec::new();
-        self.behind.retain(|_, behind| *behind == Behind::Gone);
-        self.block.prepare(&candidates.iter().map(|c| &c.tx).collect::<Vec<_>>());
+        self.behind.retain(|_, behind| *behind != Behind::Values);
+        self.block.prepare(&candidates.iter().map(Candidate::hint).collect::<Vec<_>>());
         for candidate in candidates {
             let sender = candidate.tx.sender();
             match self.behind.get(&sender) {
@@ -344,19 +369,31 @@ impl Runner<'_> {
                     self.end(&candidate.tx, End::Returned);
                     continue;
                 }
+                Some(Behind::Across) => {
+                    self.built.escalated.push(candidate.tx);
+                    continue;
+                }
                 None if self.shared.pinned().contains_key(&sender) => {
-                    self.behind.insert(sender, Behind::Gone);
-                    self.end(&candidate.tx, End::Returned);
+                    self.behind.insert(sender, Behind::Across);
+                    self.built.escalated.push(candidate.tx);
+                    continue;
+                }
+                None if self.shared.quarantined().contains(candidate.tx.hash()) => {
+                    self.refuse(&candidate.tx, &Invalid::Other(PANICS.to_owned()));
                     continue;
                 }
                 None => {}
             }
-            let mode = if candidate.credit { Mode::Debit } else { Mode::Transact };
-            let run = self.block.attempt(&candidate.tx, mode);
+            let run = self.block.attempt(&candidate.tx, candidate.mode());
             match run.outcome {
                 Outcome::Executed(effects) => {
                     self.built.used.extend(run.used.all());
                     self.include(&candidate, *effects);
+                }
+                // The pool gives out none whose earlier ones are not on their way.
+                Outcome::Invalid(Invalid::NonceTooHigh { .. }) => {
+                    self.behind.insert(sender, Behind::Across);
+                    self.built.escalated.push(candidate.tx);
                 }
                 Outcome::Invalid(invalid) => self.refuse(&candidate.tx, &invalid),
                 Outcome::Missing if self.is_local(&run.missing) => {
@@ -366,7 +403,7 @@ impl Runner<'_> {
                     again.push(candidate);
                 }
                 Outcome::Missing => {
-                    self.behind.insert(sender, Behind::Gone);
+                    self.behind.insert(sender, Behind::Across);
                     self.built.escalated.push(candidate.tx);
                 }
             }
@@ -385,11 +422,10 @@ impl Runner<'_> {
     }
 
     fn refuse(&mut self, tx: &Tx, invalid: &Invalid) {
-        let end = match invalid {
-            Invalid::NonceTooHigh { .. } => End::Returned,
-            other => End::Dropped { reason: other.to_string() },
-        };
-        self.end(tx, end);
+        if matches!(invalid, Invalid::Other(reason) if reason == PANICS) {
+            self.built.panicked.push(*tx.hash());
+        }
+        self.end(tx, End::Dropped { reason: invalid.to_string() });
         self.behind.insert(tx.sender(), Behind::Gone);
     }
 

@@ -1,7 +1,6 @@
 //! The executor's copy of its shard's values: as of a cut and a block, bounded, and dropped at need.
 
-use std::collections::{HashMap, HashSet};
-
+use alloy_primitives::map::{HashMap, HashSet};
 use atoll_api::state::{Change, ReadReply};
 use atoll_types::{StateKey, StateValue, Write};
 
@@ -21,12 +20,12 @@ pub(crate) struct Cache {
 impl Cache {
     pub fn new(capacity: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             capacity: capacity.max(2) / 2,
             cut: 0,
             head: 0,
-            fenced: HashSet::new(),
+            fenced: HashSet::default(),
         }
     }
 

@@ -19,7 +19,9 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             Ok(reply) => {
                 after = reply.changes.last().map_or(after, |change| change.number);
                 pin(&shared, reply.reset, &reply.changes);
+                shared.put_away(reply.changes.iter().flat_map(|change| &change.quarantined));
                 shared.cache_mut().change(reply.reset, reply.tip.head, &reply.changes);
+                shared.learn_hashes(reply.tip.cut, &reply.hashes);
                 shared.stand_on(reply.tip, Some(reply.env));
                 shared.followed.notify_one();
             }
@@ -33,15 +35,22 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 }
 
 fn pin(shared: &Shared, reset: bool, changes: &[Change]) {
-    let mut pinned = shared.pinned();
+    let (mut pinned, mut ahead) = (shared.pinned(), shared.ahead());
     if reset {
         pinned.clear();
+        ahead.start_over();
     }
     for change in changes {
         for tx in &change.pinned {
             *pinned.entry(tx.sender).or_default() += 1;
+            ahead.share(&tx.sender, tx.nonce, &tx.tx);
+        }
+        if let Some(cut) = change.cut {
+            ahead.pass(cut);
         }
         for ended in &change.ended {
+            ahead.end(&ended.tx.sender, ended.tx.nonce, &ended.tx.tx);
+            shared.budget().paid(&ended.tx.sender, ended.gas_used);
             if let Some(count) = pinned.get_mut(&ended.tx.sender) {
                 *count -= 1;
                 if *count == 0 {

@@ -5,17 +5,21 @@ use std::sync::Arc;
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
 use atoll_evm::{Bytecode, Group, GroupError, Rules, Source};
 use atoll_telemetry::stages;
-use atoll_types::{B256, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
+use atoll_types::{B256, GroupId, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
 
 use tokio::runtime::Handle;
 
-use crate::shared::Shared;
+use crate::shared::{Ground, Shared};
 
 const MAX_PASSES: usize = 1_024;
 
 impl Source for Shared {
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.code(hash)
+    }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.block_hash(number)
     }
 }
 
@@ -26,6 +30,11 @@ pub(crate) async fn run_groups(
 ) -> Result<RunGroupsReply, ExecutorError> {
     let txs = request.groups.iter().flat_map(|run| run.txs.iter().map(|shared| &shared.tx));
     let _stages = stages("run", shared.shard(), txs);
+    // A router may hear of a cut first; the hashes of the blocks before it have to be here, too.
+    let newest = request.groups.iter().map(|run| run.env.number).max().unwrap_or(0);
+    let passed = |ground: &Option<Ground>| ground.as_ref().is_some_and(|g| g.tip.cut >= newest);
+    // Fails only if the sender is gone, and it is in `shared`.
+    let _ = shared.ground.subscribe().wait_for(passed).await;
     let handle = Handle::current();
     let runner = shared.clone();
     let work = move || {
@@ -41,11 +50,16 @@ pub(crate) async fn run_groups(
     Ok(reply)
 }
 
-fn run_all(shared: &Shared, request: RunGroups, handle: &Handle) -> RunGroupsReply {
+/// Groups have nothing to do with one another: each runs on its own leases.
+fn run_all(shared: &Arc<Shared>, request: RunGroups, handle: &Handle) -> RunGroupsReply {
     let mut reply = RunGroupsReply { results: Vec::new(), lacking: Vec::new() };
-    for run in request.groups {
-        let group = run.group.id;
-        match run_one(shared, &run, handle) {
+    let ids: Vec<GroupId> = request.groups.iter().map(|run| run.group.id).collect();
+    let txs = request.groups.iter().flat_map(|run| run.txs.iter().map(|shared| &shared.tx));
+    let takes_ns = shared.groups.takes_ns(txs);
+    let (runner, handle) = (shared.clone(), handle.clone());
+    let run = move |run: &GroupRun| run_one(&runner, run, &handle);
+    for (group, ran) in ids.into_iter().zip(shared.groups.each(request.groups, takes_ns, run)) {
+        match ran {
             Ok(Ran::Parts(parts)) => reply.results.push(GroupResult { group, parts }),
             Ok(Ran::Lacks(keys)) => reply.lacking.push(LateAsk { group, keys }),
             Err(error) => tracing::warn!(%group, %error, "group does not run"),
@@ -61,7 +75,7 @@ enum Ran {
 }
 
 /// On the blocking pool.
-fn run_one(shared: &Shared, run: &GroupRun, handle: &Handle) -> Result<Ran, ExecutorError> {
+fn run_one(shared: &Arc<Shared>, run: &GroupRun, handle: &Handle) -> Result<Ran, ExecutorError> {
     let group = Group {
         placement: shared.placement(),
         plan: &run.group,
@@ -74,7 +88,7 @@ fn run_one(shared: &Shared, run: &GroupRun, handle: &Handle) -> Result<Ran, Exec
         refused: &run.refused,
     };
     for _ in 0..MAX_PASSES {
-        match group.run(shared) {
+        match group.run_with(shared.clone(), &shared.groups) {
             Ok(parts) => {
                 tell_vain_attempts(run, &parts);
                 return Ok(Ran::Parts(parts));

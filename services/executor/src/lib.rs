@@ -2,10 +2,12 @@
 
 mod actor;
 mod block;
+mod budget;
 mod cache;
 mod follow;
 mod group;
 pub mod grpc;
+mod hashes;
 mod predict;
 mod shared;
 

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use atoll_api::executor::{CodeWanted, ExecutorError, Predict, PredictReply, Prediction};
-use atoll_evm::{Bytecode, Executor, Invalid, OnMissing, Outcome, StateView};
-use atoll_types::{Address, B256, KECCAK_EMPTY, StateKey, StateValue, Tx};
+use atoll_evm::{Bytecode, Chain, Executor, Footing, Invalid, OnMissing, Outcome, Run, StateView};
+use atoll_types::{Address, B256, KECCAK_EMPTY, PANICS, StateKey, StateValue, Tx};
 
 use crate::shared::{Ground, Shared};
 
@@ -32,9 +33,14 @@ impl StateView for PredictView<'_> {
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.shared.code(hash)
     }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        self.shared.block_hash(number)
+    }
 }
 
-/// Predicts a batch of transactions, each on the newest state.
+/// Predicts a batch of transactions, each on the newest state after its sender's earlier ones that are
+/// under way.
 pub(crate) async fn predict(
     shared: Arc<Shared>,
     request: Predict,
@@ -43,6 +49,7 @@ pub(crate) async fn predict(
     let Ok(Some(ground)) = ground else {
         return Err(ExecutorError::State { reason: "it has not been heard from".into() });
     };
+    let hashes: Vec<B256> = request.txs.iter().map(|tx| *tx.hash()).collect();
     let handle = tokio::runtime::Handle::current();
     let runner = shared.clone();
     let work = move || {
@@ -51,6 +58,10 @@ pub(crate) async fn predict(
     let reply = tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| ExecutorError::State { reason: e.to_string() })??;
+    let panicked = reply.predictions.iter().zip(&hashes).filter(|(prediction, _)| {
+        matches!(prediction, Prediction::Invalid { reason, .. } if reason == PANICS)
+    });
+    shared.quarantine(panicked.map(|(_, hash)| *hash).collect()).await;
     let needs = |prediction: &&Prediction| matches!(prediction, Prediction::Needs { .. });
     let needs = reply.predictions.iter().filter(needs).count();
     shared.counts.predictions.done(1, reply.predictions.len() - needs);
@@ -66,81 +77,186 @@ fn predict_all(
 ) -> Result<PredictReply, ExecutorError> {
     let known: HashMap<StateKey, StateValue> = request.known.into_iter().collect();
     let view = PredictView { shared, known: &known };
-    let mut evm = Executor::new(&ground.env);
-    let mut predictions: Vec<Option<Prediction>> = vec![None; request.txs.len()];
-    let mut absent = HashSet::new();
+    let mut batch = Batch {
+        shared,
+        view: &view,
+        evm: Executor::new(&ground.env),
+        cut: ground.tip.cut,
+        txs: &request.txs,
+        predictions: vec![None; request.txs.len()],
+        absent: HashSet::new(),
+        wanted: Wanted::default(),
+    };
+    let senders = by_sender(&request.txs);
     for _ in 0..MAX_PASSES {
-        let (mut keys, mut codes) = (HashSet::new(), HashSet::new());
-        for (tx, slot) in request.txs.iter().zip(&mut predictions) {
-            if slot.is_none() {
-                match one(&view, &mut evm, tx, &absent) {
-                    Ok(prediction) => *slot = Some(prediction),
-                    Err(fetch) => {
-                        keys.extend(fetch.keys);
-                        codes.extend(fetch.codes);
-                    }
-                }
-            }
-        }
+        senders.iter().for_each(|(sender, places)| batch.of_sender(*sender, places));
+        let Wanted { keys, codes } = std::mem::take(&mut batch.wanted);
         if keys.is_empty() && codes.is_empty() {
             break;
         }
         let (keys, codes) = (keys.into_iter().collect(), codes.into_iter().collect());
-        absent.extend(handle.block_on(shared.fetch(keys, codes))?);
+        batch.absent.extend(handle.block_on(shared.fetch(keys, codes))?);
     }
     let lost =
         || Prediction::Invalid { reason: "it uses too much to predict".into(), nonce_ahead: false };
-    let predictions = predictions.into_iter().map(|p| p.unwrap_or_else(lost)).collect();
+    let predictions = batch.predictions.into_iter().map(|p| p.unwrap_or_else(lost)).collect();
     Ok(PredictReply { predictions })
 }
 
-/// What has to be fetched from this shard's own state before a prediction can go on.
-struct Fetch {
-    keys: Vec<StateKey>,
-    codes: Vec<B256>,
+/// Places of each sender's transactions, in the order of their nonces.
+fn by_sender(txs: &[Tx]) -> Vec<(Address, Vec<usize>)> {
+    let mut senders: Vec<(Address, Vec<usize>)> = Vec::new();
+    let mut found: HashMap<Address, usize> = HashMap::new();
+    for (place, tx) in txs.iter().enumerate() {
+        let at = *found.entry(tx.sender()).or_insert_with(|| {
+            senders.push((tx.sender(), Vec::new()));
+            senders.len() - 1
+        });
+        senders[at].1.push(place);
+    }
+    senders.iter_mut().for_each(|(_, places)| places.sort_by_key(|place| txs[*place].nonce()));
+    senders
 }
 
-/// Predicts one transaction. `absent` are hashes of code that this shard's state does not have.
-fn one(
-    view: &PredictView<'_>,
-    evm: &mut Executor,
-    tx: &Tx,
-    absent: &HashSet<B256>,
-) -> Result<Prediction, Fetch> {
-    let placed = match plain_payment(view, tx) {
-        Payment::Unknown(key) => {
-            return Ok(Prediction::Needs { keys: vec![key], codes: Vec::new() });
-        }
-        Payment::Credit => true,
-        Payment::No => false,
-    };
-    let run = if placed { evm.debit(tx, view) } else { evm.transact(tx, view, OnMissing::Assume) };
-    match run.outcome {
-        Outcome::Executed(_) => Ok(Prediction::Uses { keys: run.used, credit: placed }),
-        Outcome::Invalid(invalid) => Ok(Prediction::Invalid {
-            nonce_ahead: matches!(invalid, Invalid::NonceTooHigh { .. }),
-            reason: invalid.to_string(),
-        }),
-        Outcome::Missing => {
-            let (own, foreign): (Vec<_>, Vec<_>) =
-                run.missing.into_iter().partition(|key| view.shared.is_own(key));
-            let (here, elsewhere): (Vec<B256>, Vec<B256>) =
-                run.missing_codes.into_iter().partition(|hash| !absent.contains(hash));
-            if !own.is_empty() || !here.is_empty() {
-                return Err(Fetch { keys: own, codes: here });
+/// What has to be fetched from this shard's own state before predictions can go on.
+#[derive(Default)]
+struct Wanted {
+    keys: HashSet<StateKey>,
+    codes: HashSet<B256>,
+}
+
+struct Batch<'a> {
+    shared: &'a Shared,
+    view: &'a PredictView<'a>,
+    evm: Executor,
+    cut: u64,
+    txs: &'a [Tx],
+    predictions: Vec<Option<Prediction>>,
+    /// Hashes of code that this shard's state does not have.
+    absent: HashSet<B256>,
+    wanted: Wanted,
+}
+
+impl<'a> Batch<'a> {
+    /// Predicts one sender's transactions, each after those before it.
+    fn of_sender(&mut self, sender: Address, places: &[usize]) {
+        let key = StateKey::Basic(sender);
+        let Some(account) = self.view.read(&key).map(|value| value.basic()) else {
+            self.wanted.keys.insert(key);
+            return;
+        };
+        let pinned = self.shared.pinned().contains_key(&sender);
+        let mut chain = Chain::new(self.view, sender, account);
+        for &place in places {
+            let open = matches!(self.predictions[place], None | Some(Prediction::Needs { .. }));
+            if !open {
+                continue;
             }
-            let owner = |hash: &B256| {
-                let has = |key: &&StateKey| {
-                    matches!(key, StateKey::Code(_))
-                        && view.read(key).is_some_and(|value| value.code().hash == *hash)
-                };
-                run.used.all().find(has).map(StateKey::address)
+            let tx = &self.txs[place];
+            if let Err(reason) = self.shared.budget().check(&sender, self.cut) {
+                self.predictions[place] = Some(Prediction::Refused { reason });
+                continue;
+            }
+            let (state, found) = (account.nonce, tx.nonce());
+            let prediction = if found < state {
+                let reason = Invalid::NonceTooLow { tx: found, state }.to_string();
+                Some(Prediction::Invalid { reason, nonce_ahead: false })
+            } else if chain.reach(found, &self.shared.ahead(), self.cut) && chain.next() == found {
+                self.one(&mut chain, tx, pinned)
+            } else {
+                Some(behind("an earlier one is not on its way".into()))
             };
-            let wanted = |hash: B256| owner(&hash).map(|account| CodeWanted { hash, account });
-            let codes = elsewhere.into_iter().filter_map(wanted).collect();
-            Ok(Prediction::Needs { keys: foreign, codes })
+            let is_open = matches!(prediction, None | Some(Prediction::Needs { .. }));
+            if is_open {
+                chain.skip();
+            }
+            self.predictions[place] = prediction;
         }
     }
+
+    /// Predicts one transaction. `None`: values of this shard are wanted first.
+    fn one(
+        &mut self,
+        chain: &mut Chain<'a, PredictView<'a>>,
+        tx: &Tx,
+        pinned: bool,
+    ) -> Option<Prediction> {
+        let state = chain.state();
+        // A pinned sender has nothing debited: a payment is a transaction like any other.
+        let payment = if pinned || !chain.takes_credit() {
+            Payment::No
+        } else {
+            plain_payment(self.shared, state, tx)
+        };
+        let credit = match payment {
+            Payment::Unknown(key) => return Some(needs(vec![key], Vec::new())),
+            Payment::Credit => true,
+            Payment::No => false,
+        };
+        if !credit && chain.awaits_debit() {
+            return Some(behind("an earlier payment is not debited yet".into()));
+        }
+        if self.shared.quarantined().contains(tx.hash()) {
+            return Some(panics());
+        }
+        // The executor is as good as new after a panic.
+        let run = catch_unwind(AssertUnwindSafe(|| match credit {
+            true => self.evm.debit(tx, state),
+            false => self.evm.transact(tx, state, OnMissing::Assume),
+        }));
+        let Ok(run) = run else { return Some(panics()) };
+        self.shared.budget().spend(tx.sender(), run.gas, self.cut);
+        let guessed = chain.footing() == Footing::Guessed;
+        Some(match run.outcome {
+            Outcome::Missing => return self.missing(state, run),
+            _ if guessed => needs(Vec::new(), Vec::new()),
+            Outcome::Executed(effects) => {
+                chain.add(credit, &effects);
+                self.shared.ahead().note(tx, credit, &effects, self.cut);
+                Prediction::Uses { keys: run.used, credit }
+            }
+            Outcome::Invalid(Invalid::NonceTooHigh { .. }) => behind("its nonce is ahead".into()),
+            Outcome::Invalid(invalid) if chain.footing() == Footing::Real => {
+                Prediction::Invalid { reason: invalid.to_string(), nonce_ahead: false }
+            }
+            // What those before it really do will tell.
+            Outcome::Invalid(invalid) => behind(invalid.to_string()),
+        })
+    }
+
+    /// What a run needs that is not at hand: of this shard, or of others.
+    fn missing(&mut self, state: &dyn StateView, run: Run) -> Option<Prediction> {
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            run.missing.into_iter().partition(|key| self.shared.is_own(key));
+        let (here, elsewhere): (Vec<B256>, Vec<B256>) =
+            run.missing_codes.into_iter().partition(|hash| !self.absent.contains(hash));
+        if !own.is_empty() || !here.is_empty() {
+            self.wanted.keys.extend(own);
+            self.wanted.codes.extend(here);
+            return None;
+        }
+        let owner = |hash: &B256| {
+            let has = |key: &&StateKey| {
+                matches!(key, StateKey::Code(_))
+                    && state.read(key).is_some_and(|value| value.code().hash == *hash)
+            };
+            run.used.all().find(has).map(StateKey::address)
+        };
+        let wanted = |hash: B256| owner(&hash).map(|account| CodeWanted { hash, account });
+        Some(needs(foreign, elsewhere.into_iter().filter_map(wanted).collect()))
+    }
+}
+
+fn needs(keys: Vec<StateKey>, codes: Vec<CodeWanted>) -> Prediction {
+    Prediction::Needs { keys, codes }
+}
+
+fn panics() -> Prediction {
+    Prediction::Invalid { reason: PANICS.to_owned(), nonce_ahead: false }
+}
+
+fn behind(reason: String) -> Prediction {
+    Prediction::Invalid { reason, nonce_ahead: true }
 }
 
 enum Payment {
@@ -151,15 +267,15 @@ enum Payment {
     No,
 }
 
-fn plain_payment(view: &PredictView<'_>, tx: &Tx) -> Payment {
+fn plain_payment(shared: &Shared, state: &dyn StateView, tx: &Tx) -> Payment {
     let Some(to) = tx.to() else { return Payment::No };
     let code = StateKey::Code(to);
     // With input it may be a call of a contract whose creation the shard of `to` has yet to see.
     let plain = tx.input().is_empty() && !tx.authorizes() && !is_precompile(&to);
-    if !plain || view.shared.is_own(&code) {
+    if !plain || shared.is_own(&code) {
         return Payment::No;
     }
-    match view.known.get(&code) {
+    match state.read(&code) {
         None => Payment::Unknown(code),
         Some(value) if value.code().hash == KECCAK_EMPTY => Payment::Credit,
         Some(_) => Payment::No,

@@ -1,7 +1,7 @@
 //! What the tasks of one executor share.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -13,18 +13,20 @@ use atoll_api::{
     executor::ExecutorError,
     mempool::MempoolClient,
     router::RouterClient,
-    state::{Read, StateClient, Tip},
+    state::{Quarantine, Read, StateClient, Tip},
 };
-use atoll_evm::{Bytecode, CodeCache};
+use atoll_evm::{Ahead, Bytecode, CodeCache, Helpers, Job, Parallelism};
 use atoll_fabric::Context;
 use atoll_meter::{Counter, Work};
 use atoll_types::{Address, B256, BlockEnv, Placement, ShardId, StateKey, Tx};
 use tokio::sync::{Notify, watch};
 
-use crate::{actor::ExecutorConfig, cache::Cache};
+use crate::{actor::ExecutorConfig, budget::Budget, cache::Cache, hashes::Hashes};
 
 /// Bytes of analysed code kept.
 const CODE_CACHE_BYTES: usize = 64 << 20;
+/// Writes kept of transactions under way, for the predictions of their senders' later ones.
+const AHEAD_WRITES: usize = 1 << 18;
 
 /// Where the shard's chain stands, with the values that its next block runs with.
 #[derive(Clone, Debug)]
@@ -45,6 +47,32 @@ pub(crate) struct Counts {
     /// Transactions of groups that used keys outside their set.
     pub wrong: Counter,
 }
+
+/// Helpers whose processor time is counted with the work that they help with.
+struct Counted {
+    helpers: Arc<dyn Helpers>,
+    counts: Arc<Counts>,
+    work: fn(&Counts) -> &Work,
+}
+
+impl Helpers for Counted {
+    fn count(&self) -> usize {
+        self.helpers.count()
+    }
+
+    fn idle(&self) -> usize {
+        self.helpers.idle()
+    }
+
+    fn call(&self, most: usize, job: &Job) -> usize {
+        let (counts, work, job) = (self.counts.clone(), self.work, job.clone());
+        let counted: Job = Arc::new(move || work(&counts).measure(|| job()));
+        self.helpers.call(most, &counted)
+    }
+}
+
+/// Transactions that make an executor panic, remembered here at the most.
+const MAX_QUARANTINED: usize = 8_192;
 
 /// How many transactions fit a local block that does not take long to run: a cut that comes while
 /// it runs is a run in vain.
@@ -91,6 +119,7 @@ pub(crate) struct Shared {
     pub session: AtomicU64,
     cache: RwLock<Cache>,
     codes: CodeCache,
+    hashes: RwLock<Hashes>,
     /// `None` until the state has been heard from.
     pub ground: watch::Sender<Option<Ground>>,
     /// Payments to other shards that the next block debits.
@@ -100,8 +129,16 @@ pub(crate) struct Shared {
     pub debit_came: Notify,
     /// Senders with a transaction across shards under way.
     pinned: Mutex<HashMap<Address, u32>>,
-    pub counts: Counts,
+    /// What transactions under way are predicted to do.
+    ahead: Mutex<Ahead>,
+    budget: Mutex<Budget>,
+    /// Transactions that make an executor panic.
+    quarantined: Mutex<HashSet<B256>>,
+    pub counts: Arc<Counts>,
     pub pace: Pace,
+    /// Threads to help with local blocks, and with groups.
+    pub local: Parallelism,
+    pub groups: Parallelism,
 }
 
 impl Shared {
@@ -112,21 +149,33 @@ impl Shared {
         router: RouterClient,
         session: u64,
     ) -> Arc<Self> {
+        let counts = Arc::new(Counts::default());
+        let lanes = |work| {
+            let helpers = config.helpers.clone();
+            let helpers = Counted { helpers, counts: counts.clone(), work };
+            Parallelism::new(Arc::new(helpers), config.stopwatch.clone())
+        };
         Arc::new(Self {
+            local: lanes(|counts| &counts.local),
+            groups: lanes(|counts| &counts.groups),
             session: AtomicU64::new(session),
             cache: RwLock::new(Cache::new(config.cached_values)),
             pace: Pace::new(config.max_block_txs),
+            budget: Mutex::new(Budget::new(config.speculative_gas)),
             config,
             mempool,
             state,
             router,
             codes: CodeCache::new(CODE_CACHE_BYTES),
+            hashes: RwLock::default(),
             ground: watch::Sender::new(None),
             debits: Mutex::default(),
             followed: Notify::new(),
             debit_came: Notify::new(),
             pinned: Mutex::default(),
-            counts: Counts::default(),
+            ahead: Mutex::new(Ahead::new(AHEAD_WRITES)),
+            quarantined: Mutex::default(),
+            counts,
         })
     }
 
@@ -157,6 +206,60 @@ impl Shared {
 
     pub fn pinned(&self) -> MutexGuard<'_, HashMap<Address, u32>> {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes transactions that the state has put away. It is a cache of its list, begun again when it is
+    /// full: what is missing is found by running it, and put away again.
+    pub fn put_away<'a>(&self, txs: impl Iterator<Item = &'a B256>) {
+        let mut known = self.quarantined();
+        for tx in txs {
+            if known.len() >= MAX_QUARANTINED {
+                known.clear();
+            }
+            known.insert(*tx);
+        }
+    }
+
+    pub fn quarantined(&self) -> MutexGuard<'_, HashSet<B256>> {
+        self.quarantined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the state keep transactions that have made this executor panic. If it cannot be told now,
+    /// it is when they do so again.
+    pub async fn quarantine(&self, txs: Vec<B256>) {
+        let fresh: Vec<B256> = {
+            let mut known = self.quarantined();
+            txs.into_iter().filter(|tx| known.insert(*tx)).collect()
+        };
+        if fresh.is_empty() {
+            return;
+        }
+        let context = Context::none().with_timeout(self.config.call_timeout);
+        let kept = self.state.quarantine.call(context, Quarantine { txs: fresh.clone() }).await;
+        if let Err(error) = kept {
+            tracing::error!(%error, ?fresh, "these make the executor panic, and are not kept");
+            let mut known = self.quarantined();
+            fresh.iter().for_each(|tx| {
+                known.remove(tx);
+            });
+        }
+    }
+
+    pub fn learn_hashes(&self, newest: u64, hashes: &[B256]) {
+        self.hashes.write().unwrap_or_else(PoisonError::into_inner).add(newest, hashes);
+    }
+
+    /// Of a beacon block up to the cut that the ground is after.
+    pub fn block_hash(&self, number: u64) -> Option<B256> {
+        self.hashes.read().unwrap_or_else(PoisonError::into_inner).get(number)
     }
 
     pub fn code(&self, hash: &B256) -> Option<Bytecode> {

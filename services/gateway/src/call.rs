@@ -3,6 +3,7 @@
 //! The call is run on what is known of the cut, what it lacks is fetched from the owners, and so on
 //! until it lacks nothing. Only that last run counts.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -49,6 +50,9 @@ struct Known {
     values: HashMap<StateKey, StateValue>,
     /// Code that this call needs, for as long as it runs: the cache may lose it.
     codes: HashMap<B256, Bytecode>,
+    hashes: HashMap<u64, B256>,
+    /// Beacon blocks whose hashes the last run asked for in vain.
+    blocks_wanted: RefCell<BTreeSet<u64>>,
 }
 
 impl StateView for Known {
@@ -58,6 +62,14 @@ impl StateView for Known {
 
     fn code(&self, hash: &B256) -> Option<Bytecode> {
         self.codes.get(hash).cloned()
+    }
+
+    fn block_hash(&self, number: u64) -> Option<B256> {
+        let hash = self.hashes.get(&number).copied();
+        if hash.is_none() {
+            self.blocks_wanted.borrow_mut().insert(number);
+        }
+        hash
     }
 }
 
@@ -159,9 +171,13 @@ impl Calls {
         if cut == head.number() {
             return Ok(head.env);
         }
-        let block = self.beacon.block(cut, context).await?;
-        block.map(|block| block.env).ok_or_else(|| {
-            Status::unavailable(format!("the beacon does not keep block {cut}; retry"))
+        Ok(self.block(cut, context).await?.env)
+    }
+
+    async fn block(&self, number: u64, context: &Context) -> Result<Arc<BeaconBlock>, Status> {
+        let block = self.beacon.block(number, context).await?;
+        block.ok_or_else(|| {
+            Status::unavailable(format!("the beacon does not keep block {number}; retry"))
         })
     }
 
@@ -191,7 +207,13 @@ impl Calls {
                 return Err(status.into());
             }
             let run = self.run(request, env, &mut known).await?;
+            let blocks = known.blocks_wanted.take();
+            for number in &blocks {
+                let hash = self.block(*number, context).await?.hash();
+                known.hashes.insert(*number, hash);
+            }
             match run.outcome {
+                CallOutcome::Done(_) if !blocks.is_empty() => wanted = Default::default(),
                 CallOutcome::Done(result) => return Ok(result),
                 CallOutcome::Invalid(reason) => {
                     return Err(Status::failed_precondition(reason.to_string()).into());

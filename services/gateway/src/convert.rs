@@ -155,6 +155,8 @@ pub(crate) fn block(block: &BeaconBlock) -> LedgerBlock {
                 head: anchor.head,
                 cut: anchor.cut,
                 digest: hash(anchor.digest),
+                root: anchor.root.map(|root| hash(root.root)).unwrap_or_default(),
+                root_cut: anchor.root.map_or(0, |root| root.cut),
             })
             .collect(),
         settled: block.settled,

@@ -10,10 +10,10 @@ use atoll_types::{Placement, ShardId, TraceContext};
 use atoll_wire::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetBlockRequest,
-    GetBlockResponse, GetClusterRequest, GetClusterResponse, GetReceiptRequest, GetReceiptResponse,
-    GetStatsRequest, GetStatsResponse, GetStorageRequest, GetStorageResponse,
-    SubmitTransactionRequest, SubmitTransactionResponse, SubmitTransactionsRequest,
-    WatchReceiptsRequest,
+    GetBlockResponse, GetClusterRequest, GetClusterResponse, GetProofRequest, GetProofResponse,
+    GetReceiptRequest, GetReceiptResponse, GetStatsRequest, GetStatsResponse, GetStorageRequest,
+    GetStorageResponse, SubmitTransactionRequest, SubmitTransactionResponse,
+    SubmitTransactionsRequest, WatchReceiptsRequest,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -212,6 +212,15 @@ impl LedgerService for Ledger {
     ) -> Result<Response<GetStorageResponse>, Status> {
         let context = self.context(&request);
         let response = self.0.queries.storage(request.into_inner(), context).await;
+        response.map(Response::new)
+    }
+
+    async fn get_proof(
+        &self,
+        request: Request<GetProofRequest>,
+    ) -> Result<Response<GetProofResponse>, Status> {
+        let context = self.context(&request);
+        let response = self.0.queries.prove(request.into_inner(), context).await;
         response.map(Response::new)
     }
 

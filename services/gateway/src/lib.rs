@@ -12,6 +12,7 @@ mod limits;
 mod links;
 mod outcome;
 mod pool;
+mod prove;
 mod query;
 mod receipts;
 mod recent;

@@ -4,7 +4,7 @@ use atoll_api::beacon::{BeaconStats, Blocks, Head};
 use atoll_api::executor::ExecutorStats;
 use atoll_api::mempool::Submit;
 use atoll_api::router::RouterStats;
-use atoll_api::state::{Feed, Lookup, Read};
+use atoll_api::state::{Feed, Lookup, Prove, Read};
 use atoll_api::{BeaconClient, ExecutorClient, MempoolClient, RouterClient, StateClient};
 use atoll_fabric::Link;
 
@@ -13,6 +13,7 @@ use atoll_fabric::Link;
 pub struct ShardLinks {
     pub submit: Link<Submit>,
     pub read: Link<Read>,
+    pub prove: Link<Prove>,
     pub lookup: Link<Lookup>,
     pub feed: Link<Feed>,
     pub executor_stats: Link<ExecutorStats>,
@@ -30,6 +31,7 @@ impl ShardLinks {
         Self {
             submit: mempool.submit.clone(),
             read: state.read.clone(),
+            prove: state.prove.clone(),
             lookup: state.lookup.clone(),
             feed: state.feed.clone(),
             executor_stats: executor.stats.clone(),

@@ -174,7 +174,7 @@ impl Queries {
     }
 
     /// Whoever waits for a cut keeps a place on a shard: it must be one that will come.
-    async fn check_cut(&self, min_cut: u64, context: &Context) -> Result<(), Status> {
+    pub(crate) async fn check_cut(&self, min_cut: u64, context: &Context) -> Result<(), Status> {
         if min_cut <= self.newest_seen.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -279,6 +279,6 @@ impl Queries {
     }
 }
 
-fn other_keys() -> Status {
+pub(crate) fn other_keys() -> Status {
     Status::internal("a shard answered other keys than it was asked for")
 }

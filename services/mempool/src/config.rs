@@ -28,6 +28,8 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Transactions of one sender.
     pub max_sender_txs: usize,
+    /// Transactions of one sender that are with the executor or under way across shards.
+    pub max_sender_under_way: usize,
     /// How far a nonce may be ahead of the sender's next one.
     pub max_nonce_gap: u64,
     /// Least max fee per gas, in wei. The default is the lowest base fee that EIP-1559's rule falls
@@ -56,6 +58,7 @@ impl Default for Limits {
             max_txs: 200_000,
             max_bytes: 256 << 20,
             max_sender_txs: 256,
+            max_sender_under_way: 128,
             max_nonce_gap: 1024,
             min_fee_per_gas: 7,
             replacement_percent: 10,

@@ -150,7 +150,8 @@ impl Pool {
         };
         let due = &mut self.due;
         let requeued_due_ms = now_ms.saturating_add(self.config.limits.expiry_ms);
-        let new = sender.walk(self.pins.get(address), |pooled| {
+        let max_under_way = self.config.limits.max_sender_under_way;
+        let new = sender.walk(self.pins.get(address), max_under_way, |pooled| {
             let nonce = pooled.tx.nonce();
             due.remove(&(pooled.due_ms, *address, nonce));
             pooled.due_ms = requeued_due_ms;

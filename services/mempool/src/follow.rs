@@ -178,7 +178,7 @@ impl Pool {
         }
     }
 
-    fn ended(&mut self, Ended { tx, dropped }: &Ended, cut: Option<u64>, now_ms: u64) {
+    fn ended(&mut self, Ended { tx, dropped, .. }: &Ended, cut: Option<u64>, now_ms: u64) {
         let address = &tx.sender;
         if let Some(pins) = self.pins.get_mut(address) {
             if pins.get(&tx.nonce) == Some(&tx.tx) {

@@ -77,7 +77,8 @@ impl Pool {
                 size_bytes -= pooled.size();
                 pooled.mark = Mark::Taken;
                 released.push(pooled.tx.clone());
-                sender.head(head.nonce.saturating_add(1))
+                sender.room -= 1;
+                sender.head(head.nonce.saturating_add(1), self.pins.get(&address))
             };
             sender.placed.head = next;
             self.set_head(Some(head), next);

@@ -80,6 +80,8 @@ pub(crate) struct Sender {
     pub cost: U256,
     /// The first nonce that nothing runnable and nothing pinned has.
     pub run_end: u64,
+    /// How many more may be under way.
+    pub room: usize,
     pub placed: Placed,
 }
 
@@ -91,7 +93,12 @@ impl Sender {
     /// Looks again at which transactions can run: consecutive nonces (those under way across shards
     /// count as there) as far as the balance lasts. Calls `requeued` for each free one that no longer can.
     /// Linear in the transactions of the sender, of which there are at most `max_sender_txs`.
-    pub fn walk(&mut self, pins: Option<&Pins>, mut requeued: impl FnMut(&mut Pooled)) -> Placed {
+    pub fn walk(
+        &mut self,
+        pins: Option<&Pins>,
+        max_under_way: usize,
+        mut requeued: impl FnMut(&mut Pooled),
+    ) -> Placed {
         let pinned = |nonce: u64| pins.is_some_and(|pins| pins.contains_key(&nonce));
         let account = self.account.unwrap_or_default();
         let (mut next, mut left) = (account.nonce, account.balance);
@@ -127,26 +134,27 @@ impl Sender {
             next += 1;
         }
         self.run_end = next;
-        let waits_for_pin = pins.is_some_and(|pins| !pins.is_empty());
-        if !waits_for_pin {
-            placed.head = self.head(account.nonce);
-        }
+        let away =
+            |(nonce, pooled): &(&u64, &Pooled)| pooled.mark != Mark::Free && !pinned(**nonce);
+        let pins_held = pins.map_or(0, Pins::len);
+        self.room = max_under_way.saturating_sub(pins_held + self.txs.iter().filter(away).count());
+        placed.head = self.head(account.nonce, pins);
         let last = self.txs.last_key_value();
         placed.tail = last
             .filter(|(nonce, pooled)| pooled.mark == Mark::Free && !pinned(**nonce))
             .map(|(_, pooled)| (pooled.rank(pooled.path), pooled.runnable));
-        let under_way = placed.taken + placed.escalated > 0 || waits_for_pin;
+        let under_way = placed.taken + placed.escalated + pins_held > 0;
         placed.stuck = placed.queued > 0 && placed.head.is_none() && !under_way;
         placed
     }
 
-    /// The transaction that can be released next, from a nonce on. Of the sender's transactions
-    /// before that nonce none may be escalated.
-    pub fn head(&self, from: u64) -> Option<Rank> {
-        let run = self.txs.range(from..).map(|(_, pooled)| pooled);
-        let mut rest = run.skip_while(|pooled| pooled.runnable && pooled.mark == Mark::Taken);
-        let next = rest.next()?;
-        (next.runnable && next.mark == Mark::Free).then(|| next.rank(Price::of(&next.tx)))
+    /// The transaction that can be released next, from a nonce on: the first one that is not under
+    /// way, if there is room for it.
+    pub fn head(&self, from: u64, pins: Option<&Pins>) -> Option<Rank> {
+        let pinned = |nonce: &u64| pins.is_some_and(|pins| pins.contains_key(nonce));
+        let here = |(nonce, pooled): &(&u64, &Pooled)| pooled.mark == Mark::Free && !pinned(nonce);
+        let (_, next) = self.txs.range(from..).find(here)?;
+        (next.runnable && self.room > 0).then(|| next.rank(Price::of(&next.tx)))
     }
 
     /// True if the pool need not remember the sender.

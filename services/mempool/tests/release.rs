@@ -18,7 +18,8 @@ fn pinned(txs: &[&Tx]) -> Change {
 
 fn ended(tx: &Tx, dropped: bool, cut: u64) -> Change {
     let dropped = dropped.then(|| "it cannot run".to_owned());
-    Change { cut: Some(cut), ended: vec![Ended { tx: pin(tx), dropped }], ..Change::default() }
+    let ended = vec![Ended { tx: pin(tx), dropped, gas_used: 0 }];
+    Change { cut: Some(cut), ended, ..Change::default() }
 }
 
 fn wrote(tx: &Tx, account: Basic, cut: u64) -> Change {
@@ -111,7 +112,7 @@ fn a_new_session_frees_what_was_taken_and_not_what_was_escalated() {
     let mut pool = filled(&[&a[..], &b[..]].concat());
     assert_eq!(pool.take(5, 9, u64::MAX, 0).map(|txs| txs.len()), Ok(3));
     report(&mut pool, &a[0], End::Escalated);
-    assert_eq!(pool.take(6, 9, u64::MAX, 0), Ok(b), "the other sender waits");
+    assert_eq!(pool.take(6, 9, u64::MAX, 0), Ok([&a[1..], &b].concat()));
     let old = MempoolError::OldSession { found: 5, newest: 6 };
     assert_eq!(pool.take(5, 9, u64::MAX, 0), Err(old));
 }
@@ -174,29 +175,55 @@ fn what_is_dropped_leaves_a_gap_and_a_doubt() {
 }
 
 #[test]
-fn an_escalated_transaction_holds_the_later_ones_back_until_it_has_ended() {
-    for (is_dropped, left) in [(false, 1), (true, 0)] {
+fn later_ones_follow_an_escalated_transaction() {
+    for is_dropped in [false, true] {
         let txs = chain(1, &[10, 10]);
         let mut pool = filled(&txs);
         pool.take(1, 1, u64::MAX, 0).expect("the session");
         report(&mut pool, &txs[0], End::Escalated);
-        assert_eq!(take_all(&mut pool), []);
         pool.change(&pinned(&[&txs[0]]), 0);
         report(&mut pool, &txs[0], End::Returned);
-        assert_eq!(take_all(&mut pool), [], "it is pinned, whatever the executor says");
+        assert_eq!(
+            take_all(&mut pool),
+            txs[1..],
+            "the first is pinned, whatever the executor says"
+        );
+        report(&mut pool, &txs[1], End::Returned);
         pool.change(&ended(&txs[0], is_dropped, 3), 0);
         assert!(!pool.contains(txs[0].hash()));
-        assert_eq!(take_all(&mut pool).len(), left);
-        // Without a receipt the nonce is free again.
         if is_dropped {
+            // The nonce is free again, and the later one waits for it.
+            assert_eq!(take_all(&mut pool), []);
             fill(&mut pool, &[tx(who(1), 0, 99)]);
             assert_eq!(take_all(&mut pool).len(), 2);
+        } else {
+            assert_eq!(take_all(&mut pool), txs[1..]);
         }
     }
 }
 
 #[test]
-fn what_is_pinned_is_neither_taken_in_nor_does_it_let_others_go() {
+fn so_many_of_a_sender_are_under_way_and_no_more() {
+    let limits = Limits { max_sender_under_way: 3, ..Limits::default() };
+    let (txs, other) = (chain(1, &[10; 6]), tx(who(2), 0, 8));
+    let mut pool = pool_with(limits, &[&txs[..], std::slice::from_ref(&other)].concat());
+    assert_eq!(take_all(&mut pool), [&txs[..3], &[other]].concat());
+    report(&mut pool, &txs[0], End::Escalated);
+    // It is told twice, and counts once.
+    pool.change(&pinned(&[&txs[0]]), 0);
+    assert_eq!(take_all(&mut pool), []);
+    report(&mut pool, &txs[1], End::Returned);
+    assert_eq!(take_all(&mut pool), txs[1..2], "what came back goes first");
+    pool.change(&ended(&txs[0], false, 1), 0);
+    assert_eq!(take_all(&mut pool), txs[3..4]);
+    // After a restart it is known from the state alone.
+    let mut pool = pool_with(Limits { max_sender_under_way: 3, ..Limits::default() }, &txs[2..]);
+    pool.change(&pinned(&[&txs[0], &txs[1]]), 0);
+    assert_eq!(take_all(&mut pool), txs[2..3]);
+}
+
+#[test]
+fn what_is_pinned_is_not_taken_in_and_no_gap() {
     use atoll_api::mempool::Refused;
     let txs = chain(1, &[10, 10, 10]);
     let mut pool = pool(Limits::default());
@@ -206,10 +233,6 @@ fn what_is_pinned_is_neither_taken_in_nor_does_it_let_others_go() {
     assert_eq!(submit(&mut pool, &other, basic(0, RICH), 0), Err(Refused::UnderWay));
     fill(&mut pool, &txs[2..]);
     assert_eq!(pool.status().pending, 1, "those under way are no gap");
-    assert_eq!(take_all(&mut pool), []);
-    pool.change(&ended(&txs[0], false, 1), 0);
-    assert_eq!(take_all(&mut pool), []);
-    pool.change(&ended(&txs[1], false, 2), 0);
     assert_eq!(take_all(&mut pool), txs[2..]);
 }
 
@@ -219,19 +242,21 @@ fn a_pin_that_comes_before_the_report_counts() {
     let mut pool = filled(&txs);
     pool.take(1, 1, u64::MAX, 0).expect("the session");
     pool.change(&pinned(&[&txs[0]]), 0);
-    assert_eq!(pool.take(2, 9, u64::MAX, 0), Ok(vec![]), "a new session does not free it");
+    let next = vec![txs[1].clone()];
+    assert_eq!(pool.take(2, 9, u64::MAX, 0), Ok(next), "a new session does not free it");
     pool.change(&ended(&txs[0], false, 1), 0);
     report(&mut pool, &txs[0], End::Escalated);
-    assert_eq!(pool.take(2, 9, u64::MAX, 0), Ok(vec![txs[1].clone()]));
+    assert_eq!(pool.take(2, 9, u64::MAX, 0), Ok(vec![]));
 }
 
 #[test]
 fn a_reset_forgets_pins_and_doubts_accounts() {
     let txs = chain(1, &[10]);
     let mut pool = filled(&txs);
-    pool.change(&pinned(&[&tx(who(1), 5, 10)]), 0);
+    pool.change(&pinned(&txs.iter().collect::<Vec<_>>()), 0);
     assert_eq!(take_all(&mut pool), []);
     pool.reset(0);
+    report(&mut pool, &txs[0], End::Returned);
     assert!(pool.is_in_doubt());
     assert_eq!(pool.doubtful(9), [who(1)]);
     assert_eq!(take_all(&mut pool), txs);

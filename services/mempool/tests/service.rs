@@ -124,6 +124,7 @@ impl Call<Sync> for FakeState {
                 coinbase: Address::ZERO,
                 gas_limit: 0,
             },
+            hashes: Vec::new(),
         })
     }
 }
@@ -268,14 +269,15 @@ async fn what_is_under_way_across_shards_comes_and_goes_with_the_state() {
     let txs = [tx(who(1), 0, 10), tx(who(1), 1, 10)];
     world.put(&txs).await;
     world.state.push(Change { pinned: vec![pin(&txs[0])], ..Change::default() }).await;
-    assert_eq!(world.take(1, 0).await, Ok(vec![]));
-    let other = world.submit(&[tx(who(1), 0, 99)]).await.expect("an answer");
-    assert_eq!(other.refused, [Some(Refused::UnderWay)]);
-    let ended = vec![Ended { tx: pin(&txs[0]), dropped: None }];
-    world.state.change(|shard| shard.accounts.insert(who(1), basic(1, RICH)));
-    let change = Change { ended, cut: Some(1), ..Change::default() };
-    let (taken, ()) = tokio::join!(world.take(1, LONG_MS), world.state.push(change));
-    assert_eq!(taken, Ok(txs[1..].to_vec()));
+    assert_eq!(world.take(1, 0).await, Ok(txs[1..].to_vec()), "the first one is not given out");
+    let other = tx(who(1), 0, 99);
+    let reply = world.submit(std::slice::from_ref(&other)).await.expect("an answer");
+    assert_eq!(reply.refused, [Some(Refused::UnderWay)]);
+    let dropped = Some("it cannot run".to_owned());
+    let ended = vec![Ended { tx: pin(&txs[0]), dropped, gas_used: 0 }];
+    world.state.push(Change { ended, cut: Some(1), ..Change::default() }).await;
+    world.put(std::slice::from_ref(&other)).await;
+    assert_eq!(world.take(1, LONG_MS).await, Ok(vec![other]), "its nonce is free again");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Starts the actors that a configuration names, and links each to the others, wherever they stand.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use atoll_api::{
@@ -8,7 +8,7 @@ use atoll_api::{
     state::StateClient,
 };
 use atoll_beacon::{BeaconService, Cadence};
-use atoll_commit::OwnerConfig;
+use atoll_evm::Helpers;
 use atoll_executor::{ExecutorConfig, ExecutorService};
 use atoll_fabric::{Local, Place, Remote};
 use atoll_gateway::{BeaconLinks, Ledger, Pool, ShardLinks};
@@ -19,16 +19,14 @@ use atoll_types::{Placement, ShardId};
 use tonic::{service::RoutesBuilder, transport::Endpoint};
 
 use crate::{
+    backup,
     config::{Config, Role, Shard, ShardAddress},
     genesis::Genesis,
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
-    place::{clock, now_ms, randomness},
+    place::{clock, helpers, now_ms, randomness, stopwatch},
     slot::Slot,
     storage,
 };
-
-/// Transactions that may be shared at a shard and not decided.
-const MAX_SHARED: u64 = 131_072;
 
 /// Links to the four actors of one shard.
 #[derive(Clone)]
@@ -60,8 +58,12 @@ pub struct Cluster {
     pub beacon: BeaconClient,
     pub genesis: Genesis,
     pub placement: Placement,
+    /// Threads that all executors of the process share.
+    helpers: Arc<dyn Helpers>,
     /// Where clients reach the public API, if it stands here.
     pub gateway: Option<SocketAddr>,
+    /// Where operators reach it, if that stands here.
+    pub admin: Option<SocketAddr>,
     /// Closed from the outside in.
     ports: Vec<Port>,
     slots: Vec<Slots>,
@@ -94,7 +96,9 @@ impl Cluster {
             beacon,
             genesis,
             placement,
+            helpers: helpers(config.limits.execution_threads)?,
             gateway: None,
+            admin: None,
             ports: Vec::new(),
             slots,
             beacon_slot,
@@ -114,16 +118,22 @@ impl Cluster {
         }
         cluster.places.extend(places);
         cluster.start_gateway(config).await?;
+        cluster.start_admin(config).await?;
         Ok(cluster)
     }
 
     async fn start_beacon(&mut self, config: &Config) -> anyhow::Result<()> {
         let Some(beacon) = &config.beacon else { return Ok(()) };
         let dir = config.data.join("beacon");
-        let mut storage = storage::open(&dir, config.limits.index_cache_bytes)?;
+        let mut storage = storage::open(&dir, config)?;
         let planner = self.genesis.planner.clone();
-        let core = atoll_beacon::Core::open(planner, storage.log.as_mut(), storage.index)
-            .with_context(|| format!("cannot open the beacon in {}", dir.display()))?;
+        let core = atoll_beacon::Core::open(
+            planner,
+            storage.log.as_mut(),
+            storage.index,
+            Some(&storage.snapshots),
+        )
+        .with_context(|| format!("cannot open the beacon in {}", dir.display()))?;
         let place = Place::new("beacon");
         let usual = Cadence::default();
         let or = |given: u64, usual: u64| if given == 0 { usual } else { given };
@@ -132,9 +142,11 @@ impl Cluster {
             min_block_ms: or(beacon.min_block_ms, usual.min_block_ms),
             heartbeat_ms: or(beacon.heartbeat_ms, usual.heartbeat_ms),
         };
-        let log = storage.log;
+        let (log, snapshots) = (storage.log, storage.snapshots);
+        let snapshotting = config.storage.snapshots();
         self.beacon_slot.fill(Local::start(&place, config.limits.actor_calls, move || {
             BeaconService::new(core, log, cadence, clock(), randomness())
+                .with_snapshots(snapshots, snapshotting)
         }));
         self.places.push(place);
         if let Some(listen) = beacon.listen {
@@ -179,23 +191,21 @@ impl Cluster {
 
     fn start_state(&self, config: &Config, id: u16, place: &Place) -> anyhow::Result<()> {
         let dir = config.data.join(format!("shard-{id}"));
-        let mut storage = storage::open(&dir, config.limits.index_cache_bytes)?;
-        let core = atoll_state::CoreConfig {
-            owner: OwnerConfig {
-                chain_id: config.chain.chain_id,
-                shard: ShardId(id),
-                placement: self.placement.clone(),
-                max_shared: MAX_SHARED,
-            },
-            genesis: self.genesis.block.clone(),
-            accounts: self.genesis.accounts.clone(),
-            cached_values: config.limits.cached_values,
-        };
-        let core = atoll_state::Core::open(&core, storage.log.as_mut(), storage.index)
-            .with_context(|| format!("cannot open shard {id} in {}", dir.display()))?;
-        let log = storage.log;
-        let service =
-            Local::start(place, config.limits.actor_calls, move || StateService::new(core, log));
+        let mut storage = storage::open(&dir, config)?;
+        let tree = storage::tree(&dir, config.limits.tree_cache_bytes);
+        let core = self.genesis.core_config(&config.chain, id, config.limits.cached_values, tree);
+        let core = atoll_state::Core::open(
+            &core,
+            storage.log.as_mut(),
+            storage.index,
+            Some(&storage.snapshots),
+        )
+        .with_context(|| format!("cannot open shard {id} in {}", dir.display()))?;
+        let (log, snapshots) = (storage.log, storage.snapshots);
+        let snapshotting = config.storage.snapshots();
+        let service = Local::start(place, config.limits.actor_calls, move || {
+            StateService::new(core, log).with_snapshots(snapshots, snapshotting)
+        });
         self.slots[usize::from(id)].state.fill(service);
         Ok(())
     }
@@ -224,7 +234,10 @@ impl Cluster {
             max_block_gas: self.genesis.planner.gas_limit,
             cached_values: config.limits.cached_values,
             max_debits: 16 * config.limits.block_txs as usize,
+            speculative_gas: config.limits.speculative_gas,
             call_timeout: Duration::from_millis(config.limits.call_timeout_ms),
+            helpers: self.helpers.clone(),
+            stopwatch: stopwatch(),
         };
         let session = now_ms();
         let service = Local::start(place, config.limits.actor_calls, move || {
@@ -272,6 +285,20 @@ impl Cluster {
         });
         let port = port.await?;
         self.gateway = Some(port.address);
+        self.ports.push(port);
+        Ok(())
+    }
+
+    async fn start_admin(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(admin) = &config.admin else { return Ok(()) };
+        let states = self.shards.iter().map(|shard| shard.state.clone()).collect();
+        let server = backup::server(self.beacon.clone(), states, config.chain.clone());
+        let port =
+            Port::open(internal_server(), admin.listen, &["atoll.v1.AdminService"], |routes| {
+                routes.add_service(server);
+            });
+        let port = port.await?;
+        self.admin = Some(port.address);
         self.ports.push(port);
         Ok(())
     }
@@ -404,7 +431,9 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         data: data.to_owned(),
         beacon: Some(crate::config::Beacon::default()),
         gateway: Some(crate::config::Gateway { listen: gateway }),
+        admin: None,
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),
+        storage: crate::config::Storage::default(),
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use atoll_journal::SnapshotConfig;
 use atoll_types::{Address, Placement, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -30,11 +31,16 @@ pub struct Config {
     /// The public API, if it stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// What operators ask of a running cluster, if it stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
     /// Where to find what does not stand here.
     #[serde(default)]
     pub address: Addresses,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 /// What the chain began with.
@@ -120,6 +126,13 @@ pub struct Gateway {
     pub listen: SocketAddr,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where operators reach it.
+    pub listen: SocketAddr,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Addresses {
@@ -155,12 +168,20 @@ pub struct Limits {
     pub cached_values: usize,
     /// Memory that a shard's index may use, in bytes.
     pub index_cache_bytes: u64,
+    /// Memory that a shard's tree may use for leaves, in bytes: 64 for each key. Beyond it, they go to
+    /// a file beside the log.
+    pub tree_cache_bytes: usize,
     /// Calls that an actor admits at a time.
     pub actor_calls: usize,
     /// Transactions in a shard's block.
     pub block_txs: u32,
     /// Threads that recover signatures.
     pub recovery_threads: usize,
+    /// Gas that a sender's transactions may be run for to predict them, before some of it is paid.
+    pub speculative_gas: u64,
+    /// Threads that run a block or group where that is faster than one, that of the shard among them;
+    /// all shards of the process share the others. 1: always one after another.
+    pub execution_threads: usize,
     /// Time after which a call to another actor is given up, in milliseconds.
     pub call_timeout_ms: u64,
     /// Time after which a router does again what has had no effect, in milliseconds.
@@ -172,11 +193,58 @@ impl Default for Limits {
         Self {
             cached_values: 1_000_000,
             index_cache_bytes: 64 << 20,
+            tree_cache_bytes: 256 << 20,
             actor_calls: 4_096,
             block_txs: 1_024,
             recovery_threads: std::thread::available_parallelism().map_or(2, |n| n.get()),
+            speculative_gas: 1 << 30,
+            execution_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             call_timeout_ms: 10_000,
             refresh_ms: 1_000,
+        }
+    }
+}
+
+/// How what is durable is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// Bytes of log after which a snapshot is taken, or as many as the last one has, whichever is
+    /// more; 0: never for this reason.
+    pub snapshot_log_bytes: u64,
+    /// Cuts after which a snapshot is taken; 0: never for this reason.
+    pub snapshot_cuts: u64,
+    /// Snapshots kept, at least 2.
+    pub snapshots_kept: usize,
+    /// Length of a file of the log. Whole files are deleted behind snapshots.
+    pub segment_bytes: u64,
+    /// Bytes set aside on the volume of each log for what is under way when it fills up.
+    pub reserve_bytes: u64,
+    /// Changes are refused when the volume has less than this free.
+    pub min_free_bytes: u64,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            snapshot_log_bytes: 256 << 20,
+            snapshot_cuts: 0,
+            snapshots_kept: 2,
+            segment_bytes: 64 << 20,
+            reserve_bytes: 4 << 20,
+            min_free_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Storage {
+    pub(crate) fn snapshots(&self) -> SnapshotConfig {
+        SnapshotConfig {
+            log_bytes: self.snapshot_log_bytes,
+            cuts: self.snapshot_cuts,
+            kept: self.snapshots_kept,
+            // More than the log has when it takes nothing any more.
+            min_free_bytes: self.min_free_bytes / 4 * 5,
         }
     }
 }
@@ -239,6 +307,12 @@ impl Config {
                 "there is no shard {id}: chain.shards is {shards}, so they are 0 to {}",
                 shards - 1
             );
+        }
+        if self.storage.snapshots_kept < 2 {
+            bail!("storage.snapshots_kept is {}; use 2 or more", self.storage.snapshots_kept);
+        }
+        if self.storage.segment_bytes < 4_096 {
+            bail!("storage.segment_bytes is {}; use 4096 or more", self.storage.segment_bytes);
         }
         if self.beacon.is_none() && self.shard.is_empty() && self.gateway.is_none() {
             bail!("nothing stands here: give [beacon], [[shard]] or [gateway]");

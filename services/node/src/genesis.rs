@@ -1,15 +1,18 @@
 //! What every process of a cluster derives alike from `[chain]`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::U256;
 use alloy_signer_local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::English};
 use anyhow::Context as _;
-use atoll_commit::{Planner, PlannerConfig};
-use atoll_state::GenesisAccount;
-use atoll_types::BeaconBlock;
+use atoll_commit::{OwnerConfig, Planner, PlannerConfig};
+use atoll_state::{CoreConfig, GenesisAccount, TreeConfig};
+use atoll_types::{BeaconBlock, ShardId};
 
 use crate::config::Chain;
+
+/// Transactions that may be shared at a shard and not decided.
+const MAX_SHARED: u64 = 131_072;
 
 /// The mnemonic whose keys every Ethereum tool has. Never for value.
 pub const DEVELOPMENT_MNEMONIC: &str =
@@ -63,6 +66,30 @@ impl Genesis {
 
     /// Wei that there are from the beginning.
     pub fn supply(&self) -> U256 {
-        self.accounts.iter().map(|account| account.balance).sum()
+        // Of an account that is named twice, the last counts.
+        let balances = self.accounts.iter().map(|account| (account.address, account.balance));
+        balances.collect::<BTreeMap<_, _>>().into_values().sum()
+    }
+
+    /// What the state of a shard is told.
+    pub fn core_config(
+        &self,
+        chain: &Chain,
+        shard: u16,
+        cached_values: usize,
+        tree: TreeConfig,
+    ) -> CoreConfig {
+        CoreConfig {
+            owner: OwnerConfig {
+                chain_id: chain.chain_id,
+                shard: ShardId(shard),
+                placement: chain.placement(),
+                max_shared: MAX_SHARED,
+            },
+            genesis: self.block.clone(),
+            accounts: self.accounts.clone(),
+            cached_values,
+            tree,
+        }
     }
 }

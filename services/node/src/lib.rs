@@ -1,6 +1,8 @@
 //! Puts a cluster together: the one place that reads configuration, chooses where each actor
 //! stands, opens ports and files, and knows the time.
 
+pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod config;

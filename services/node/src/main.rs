@@ -4,6 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use atoll::{
+    backup::{BackupArgs, RestoreArgs, backup, restore},
+    check::{CheckArgs, check},
     cli::target,
     cluster::Cluster,
     config::Config,
@@ -28,6 +30,12 @@ enum Command {
     Node(NodeArgs),
     /// Put load on a running cluster and measure it
     Load(Box<atoll_load::LoadArgs>),
+    /// Take a backup of a running cluster, at one cut
+    Backup(BackupArgs),
+    /// Make a data directory from a backup
+    Restore(RestoreArgs),
+    /// Say whether the data directory of a stopped process is whole
+    Check(CheckArgs),
     #[command(flatten)]
     Client(Box<atoll::cli::Command>),
     /// Print completions for a shell
@@ -67,6 +75,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(args) => up(args).await,
         Command::Node(args) => node(args).await,
         Command::Load(args) => load(*args).await,
+        Command::Backup(args) => backup(args).await,
+        Command::Restore(args) => restore(&args),
+        Command::Check(args) => check(&args),
         Command::Client(command) => command.run().await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();
@@ -99,7 +110,11 @@ fn announce(cluster: &Cluster, config: &Config) -> anyhow::Result<()> {
         grpc: format!("http://{address}"),
         chain_id: config.chain.chain_id,
         pid: std::process::id(),
-        more: Default::default(),
+        more: cluster
+            .admin
+            .map(|admin| ("admin".to_owned(), format!("http://{admin}").into()))
+            .into_iter()
+            .collect(),
     })
 }
 

@@ -1,10 +1,12 @@
-//! Clocks and randomness, handed to those who may not read them themselves.
+//! Clocks, randomness and threads, handed to those who may not read them themselves.
 
 use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context as _;
+use atoll_evm::{Clock, Crew, Helpers, Nobody};
 use atoll_types::B256;
 
 /// Milliseconds since 1970.
@@ -18,4 +20,23 @@ pub(crate) fn clock() -> Arc<dyn Fn() -> u64 + Send + Sync> {
 
 pub(crate) fn randomness() -> Arc<dyn Fn() -> B256 + Send + Sync> {
     Arc::new(|| B256::from(rand::random::<[u8; 32]>()))
+}
+
+/// Nanoseconds since the first time it was asked.
+pub(crate) fn stopwatch() -> Clock {
+    static START: OnceLock<Instant> = OnceLock::new();
+    Arc::new(|| START.get_or_init(Instant::now).elapsed().as_nanos() as u64)
+}
+
+/// Threads that help whoever runs a block, so that it runs on `threads` in all.
+pub(crate) fn helpers(threads: usize) -> anyhow::Result<Arc<dyn Helpers>> {
+    if threads < 2 {
+        return Ok(Arc::new(Nobody));
+    }
+    let start = |work| {
+        let named = std::thread::Builder::new().name("execution".to_owned());
+        named.spawn(work).map(drop)
+    };
+    let crew = Crew::new(threads - 1, start).context("cannot start threads for execution")?;
+    Ok(Arc::new(crew))
 }

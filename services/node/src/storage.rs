@@ -1,24 +1,46 @@
 //! Opens what a process keeps on disk.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context as _;
-use atoll_store::{FileLog, Index, LogOptions, SledIndex, StoreError};
+use atoll_state::TreeConfig;
+use atoll_store::{FileLog, Index, LogOptions, SledIndex, Snapshots, StoreError};
+use atoll_tree::{FileScratch, Scratch};
 
-/// The log of record and the index of one actor.
+use crate::config::{self, Config};
+
+/// Longest record of a log, in bytes.
+const MAX_RECORD_BYTES: u32 = 64 << 20;
+
+/// The log of record, the index and the snapshots of one actor.
 pub(crate) struct Storage {
     pub log: Box<FileLog>,
     pub index: Arc<dyn Index>,
+    pub snapshots: Snapshots,
 }
 
-/// Opens `dir/log` and `dir/index`. A broken index is begun anew; a broken log is refused.
-pub(crate) fn open(dir: &Path, index_cache_bytes: u64) -> anyhow::Result<Storage> {
+/// How the log of an actor is kept.
+pub(crate) fn log_options(config: &config::Storage) -> LogOptions {
+    LogOptions {
+        max_record_bytes: MAX_RECORD_BYTES,
+        salt: rand::random(),
+        segment_bytes: config.segment_bytes,
+        reserve_bytes: config.reserve_bytes,
+        min_free_bytes: config.min_free_bytes,
+        ..LogOptions::default()
+    }
+}
+
+/// Opens `dir/log`, `dir/index` and `dir/snapshots`. A broken index is begun anew; a broken log is
+/// refused.
+pub(crate) fn open(dir: &Path, config: &Config) -> anyhow::Result<Storage> {
+    let index_cache_bytes = config.limits.index_cache_bytes;
     let (log_dir, index_dir) = (sub(dir, "log")?, sub(dir, "index")?);
-    let options =
-        LogOptions { max_record_bytes: 64 << 20, salt: rand::random(), ..LogOptions::default() };
+    let options = log_options(&config.storage);
     let log = FileLog::open(&log_dir, options)
         .with_context(|| format!("cannot open the log of record in {}", log_dir.display()))?;
     let index = match SledIndex::open(&index_dir, index_cache_bytes) {
@@ -30,7 +52,23 @@ pub(crate) fn open(dir: &Path, index_cache_bytes: u64) -> anyhow::Result<Storage
     };
     let index =
         index.with_context(|| format!("cannot open the index in {}", index_dir.display()))?;
-    Ok(Storage { log: Box::new(log), index: Arc::new(index) })
+    // Behind the lock of the log.
+    let snapshots_dir = dir.join("snapshots");
+    let snapshots = Snapshots::open(&snapshots_dir)
+        .with_context(|| format!("cannot open the snapshots in {}", snapshots_dir.display()))?;
+    Ok(Storage { log: Box::new(log), index: Arc::new(index), snapshots })
+}
+
+/// Leaves of a shard's tree that are not in memory go to `dir/tree`. What an earlier process has left
+/// there is of no use.
+pub(crate) fn tree(dir: &Path, leaf_bytes: usize) -> TreeConfig {
+    let path = dir.join("tree");
+    let scratch = move || {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path)?;
+        Ok(Box::new(FileScratch::new(file)) as Box<dyn Scratch>)
+    };
+    TreeConfig { leaf_bytes, scratch: Arc::new(scratch) }
 }
 
 fn sub(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::target::is_own_file,
     cluster::{Cluster, all_here},
-    config::{Chain, Config},
+    config::{Admin, Chain, Config},
     genesis::{DEVELOPMENT_MNEMONIC, development_keys},
     place::now_ms,
 };
@@ -36,6 +36,9 @@ pub struct UpArgs {
     pub listen: SocketAddr,
     #[arg(long, default_value_t = 31_337)]
     pub chain_id: u64,
+    /// Where operators reach it, for `atoll backup`; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub admin: SocketAddr,
     /// Longest time between beacon blocks while there is work, in milliseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub block_ms: u64,
@@ -54,16 +57,15 @@ impl UpArgs {
         if self.fresh && self.data.exists() {
             clear(&self.data, &file)?;
         }
-        let chain = match std::fs::read(&file) {
-            Ok(bytes) => {
-                let begun: Begun = serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is broken", file.display()))?;
-                self.check(&begun.chain)?;
-                begun.chain
+        let chain = match read_chain(&self.data)? {
+            Some(chain) => {
+                self.check(&chain)?;
+                chain
             }
-            Err(_) => self.begin(&file)?,
+            None => self.begin()?,
         };
         let mut config = all_here(chain, &self.data, self.listen);
+        config.admin = Some(Admin { listen: self.admin });
         if let Some(beacon) = &mut config.beacon {
             beacon.block_ms = self.block_ms;
         }
@@ -86,7 +88,7 @@ impl UpArgs {
         Ok(())
     }
 
-    fn begin(&self, file: &Path) -> anyhow::Result<Chain> {
+    fn begin(&self) -> anyhow::Result<Chain> {
         std::fs::create_dir_all(&self.data)
             .with_context(|| format!("cannot make {}", self.data.display()))?;
         // What the other commands keep may lie in the same place.
@@ -108,9 +110,29 @@ impl UpArgs {
             balances: Default::default(),
             placement: Default::default(),
         };
-        let begun = serde_json::to_vec_pretty(&Begun { chain: chain.clone() })?;
-        std::fs::write(file, begun).with_context(|| format!("cannot write {}", file.display()))?;
+        write_chain(&self.data, &chain)?;
         Ok(chain)
+    }
+}
+
+/// Says what a data directory was begun with.
+pub(crate) fn write_chain(data: &Path, chain: &Chain) -> anyhow::Result<()> {
+    let file = data.join(CHAIN_FILE);
+    let begun = serde_json::to_vec_pretty(&Begun { chain: chain.clone() })?;
+    std::fs::write(&file, begun).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// What a data directory was begun with, if it says so.
+pub(crate) fn read_chain(data: &Path) -> anyhow::Result<Option<Chain>> {
+    let file = data.join(CHAIN_FILE);
+    match std::fs::read(&file) {
+        Ok(bytes) => {
+            let begun: Begun = serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is broken", file.display()))?;
+            Ok(Some(begun.chain))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
 }
 

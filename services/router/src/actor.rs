@@ -17,8 +17,10 @@ use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
 use atoll_types::{LateAsk, LateLease, Placement, ShardId};
 
 use crate::{
-    announce, assemble, escalate, follow, outbound, refresh,
-    shared::{Job, Shared, lock},
+    announce, assemble, escalate, follow,
+    jobs::Job,
+    outbound, refresh,
+    shared::{Shared, lock},
 };
 
 /// How long a request for late leases waits for the cut that it speaks of.
@@ -102,7 +104,8 @@ impl Handle<Escalate> for RouterService {
             return reply.err(Fault::Overloaded { service, limit });
         }
         self.shared.counts.escalated.add(ask.txs.len());
-        self.shared.add_jobs(ask.txs.into_iter().map(Job::New));
+        let new = |tx| Job::New { tx, waits_since: None };
+        self.shared.add_jobs(ask.txs.into_iter().map(new));
         reply.ok(());
     }
 }

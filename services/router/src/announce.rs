@@ -78,11 +78,20 @@ impl Told {
         let acks: Vec<GroupAck> = anchor.acks.iter().filter(is_new).cloned().collect();
         // Fewer than there are groups.
         let earlier = (anchor.acks.len() - acks.len()) as u32;
-        let Anchor { shard, head, cut, digest, gas_used, .. } = *anchor;
+        let Anchor { shard, head, cut, digest, gas_used, root, .. } = *anchor;
         let (credits_sent, credits_received) =
             (anchor.credits_sent.clone(), anchor.credits_received.clone());
-        let left =
-            Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received };
+        let left = Anchor {
+            shard,
+            head,
+            cut,
+            digest,
+            gas_used,
+            acks,
+            credits_sent,
+            credits_received,
+            root,
+        };
         (left, earlier)
     }
 
@@ -123,6 +132,10 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             }
             (intents, waiting.anchor.take())
         };
+        // It went with the last message.
+        if intents.is_empty() && anchor.is_none() {
+            continue;
+        }
         let (left, earlier_acks) = anchor.as_ref().map(|anchor| told.leave_out(anchor)).unzip();
         let message = Announce {
             from: shared.shard(),

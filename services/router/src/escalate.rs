@@ -12,13 +12,15 @@ use atoll_api::{
     router::Fetch,
     state::{Refusal, Share, Withdraw},
 };
-use atoll_telemetry::stages;
-use atoll_types::{B256, ShardId, SharedTx, StateKey, Tx, Write};
+use atoll_telemetry::{Stage, stages};
+use atoll_types::{Address, B256, Intent, ShardId, SharedTx, StateKey, Tx, Write};
 use tokio::sync::oneshot;
 
 use crate::{
     assemble::fetch_codes,
-    shared::{Job, Shared, lock},
+    hints::listed,
+    jobs::Job,
+    shared::{Shared, lock},
 };
 
 /// Fetches from other shards in one prediction at the most. A chain of calls takes about three for
@@ -35,11 +37,7 @@ pub(crate) async fn escalate(shared: Arc<Shared>) {
         loop {
             // Never closed.
             let Ok(permit) = shared.predicting.clone().acquire_owned().await else { return };
-            let batch: Vec<Job> = {
-                let mut jobs = shared.jobs();
-                let count = jobs.len().min(shared.config.max_batch);
-                jobs.drain(..count).collect()
-            };
+            let batch = shared.jobs().take(shared.config.max_batch);
             if batch.is_empty() {
                 break;
             }
@@ -54,6 +52,7 @@ pub(crate) async fn escalate(shared: Arc<Shared>) {
 
 async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
     let txs: Vec<Tx> = batch.iter().map(|job| job.tx().clone()).collect();
+    let senders: Vec<Address> = txs.iter().map(Tx::sender).collect();
     let predictions = {
         let _stages = stages("predict", shared.shard(), &txs);
         predict(shared, txs).await
@@ -63,21 +62,40 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
         Err(reason) => {
             tracing::warn!(reason, count = batch.len(), "cannot predict; trying again");
             tokio::time::sleep(RETRY).await;
+            shared.jobs().done(senders);
             return shared.add_jobs(batch);
         }
     };
-    let mut sorted = Sorted::default();
+    let mut sorted = Sorted { first_lost: first_lost(&batch, &predictions), ..Sorted::default() };
     for (job, prediction) in batch.into_iter().zip(predictions) {
         sorted.add(shared, job, prediction);
     }
-    let Sorted { debits, ends, withdrawn, first, again } = sorted;
+    let Sorted { debits, mut ends, withdrawn, first, again, .. } = sorted;
     withdraw(shared, withdrawn).await;
-    let ends = ends.into_iter().chain(debit(shared, debits).await).collect();
-    report(shared, ends).await;
-    let unshared = share_and_announce(shared, first).await;
-    report(shared, unshared).await;
+    ends.extend(debit(shared, debits).await);
+    let (sharing, unshared) = share(shared, first).await;
     // What is not shared again stays in the outbox, for the refresh.
-    share_and_announce(shared, again).await;
+    let (sharing_again, _) = share(shared, again).await;
+    // What comes next of these senders finds what is under way.
+    shared.jobs().done(senders);
+    shared.job_came.notify_one();
+    ends.extend(unshared);
+    report(shared, ends).await;
+    announce_when_held(shared, sharing.into_iter().chain(sharing_again)).await;
+}
+
+/// For each sender the first nonce of which nothing could be said in the end: later ones may only have
+/// waited for it.
+fn first_lost(batch: &[Job], predictions: &[Prediction]) -> HashMap<Address, u64> {
+    let mut first = HashMap::new();
+    for (job, prediction) in batch.iter().zip(predictions) {
+        if matches!(prediction, Prediction::Needs { .. }) {
+            let (sender, nonce) = (job.tx().sender(), job.tx().nonce());
+            let lowest = first.entry(sender).or_insert(nonce);
+            *lowest = nonce.min(*lowest);
+        }
+    }
+    first
 }
 
 /// What is to be done with a batch.
@@ -90,6 +108,7 @@ struct Sorted {
     first: Vec<SharedTx>,
     /// To be shared again.
     again: Vec<SharedTx>,
+    first_lost: HashMap<Address, u64>,
 }
 
 /// A number above those of any earlier life of the same transaction (one that was dropped and sent
@@ -102,8 +121,8 @@ impl Sorted {
     fn add(&mut self, shared: &Shared, job: Job, prediction: Prediction) {
         let last_valid_round = *shared.cut.borrow() + shared.config.valid_rounds;
         match (job, prediction) {
-            (Job::New(tx), Prediction::Uses { credit: true, .. }) => self.debits.push(tx),
-            (Job::New(tx), Prediction::Uses { keys, .. }) => self.first.push(SharedTx {
+            (Job::New { tx, .. }, Prediction::Uses { credit: true, .. }) => self.debits.push(tx),
+            (Job::New { tx, .. }, Prediction::Uses { keys, .. }) => self.first.push(SharedTx {
                 tx,
                 origin: shared.shard(),
                 attempt: first_attempt(*shared.cut.borrow()),
@@ -117,10 +136,14 @@ impl Sorted {
                 let keys = if before.wrong > 0 { keys.union(&before.keys) } else { keys };
                 self.again.push(SharedTx { keys, last_valid_round, ..before });
             }
-            (Job::New(tx), Prediction::Invalid { nonce_ahead: true, .. }) => {
-                self.ends.push(TxEnd { tx: *tx.hash(), end: End::Returned });
+            // An earlier nonce of the sender is on its way, or was lost on it.
+            (Job::New { tx, waits_since }, Prediction::Invalid { nonce_ahead: true, .. }) => {
+                let (hash, cut) = (*tx.hash(), *shared.cut.borrow());
+                if !shared.jobs().wait(tx, waits_since, cut) {
+                    self.ends.push(TxEnd { tx: hash, end: End::Returned });
+                }
             }
-            (Job::New(tx), Prediction::Invalid { reason, .. }) => {
+            (Job::New { tx, .. }, Prediction::Invalid { reason, .. }) => {
                 self.ends.push(TxEnd { tx: *tx.hash(), end: End::Dropped { reason } });
             }
             // An earlier nonce of the sender is on its way: the refresh predicts it again.
@@ -129,10 +152,17 @@ impl Sorted {
             (Job::Again(before), Prediction::Invalid { reason, .. }) => {
                 self.withdrawn.push(Withdraw { tx: before.reference(), reason });
             }
+            (Job::New { tx, .. }, Prediction::Refused { reason }) => {
+                self.ends.push(TxEnd { tx: *tx.hash(), end: End::Dropped { reason } });
+            }
+            // It has been taken: the refresh predicts it again.
+            (Job::Again(_), Prediction::Refused { .. }) => {}
             // `predict` does not return these.
             (job, Prediction::Needs { .. }) => {
                 let reason = "it uses too much of other shards to predict".to_owned();
-                self.add(shared, job, Prediction::Invalid { reason, nonce_ahead: false });
+                let first = self.first_lost.get(&job.tx().sender()).copied();
+                let nonce_ahead = first.is_some_and(|first| first < job.tx().nonce());
+                self.add(shared, job, Prediction::Invalid { reason, nonce_ahead });
             }
         }
     }
@@ -144,6 +174,8 @@ async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, 
     let mut known: HashMap<StateKey, Write> = HashMap::new();
     let mut likely = Wanted::default();
     likely.add(shared, lock(&shared.hints).keys(txs.iter()), Vec::new());
+    let foreign = |key: &StateKey| shared.placement().owner_of(key) != shared.shard();
+    likely.add(shared, listed(txs.iter(), foreign), Vec::new());
     likely.fetch(shared, &mut known).await?;
     for round in 0..=MAX_FETCHES {
         let open: Vec<usize> = (0..txs.len()).filter(|at| done[*at].is_none()).collect();
@@ -269,13 +301,24 @@ async fn report(shared: &Arc<Shared>, ends: Vec<TxEnd>) {
     }
 }
 
-/// Data before order: an intent is announced once every owner holds its transaction durably.
-/// Returns how those have ended that this shard's own state does not hold.
-pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>) -> Vec<TxEnd> {
+/// A transaction that the own state holds, and that other owners may not hold yet.
+pub(crate) struct Sharing {
+    sender: Address,
+    intent: Intent,
+    /// What the other owners say.
+    held: Vec<oneshot::Receiver<bool>>,
+    _stage: Stage,
+}
+
+/// Data before order: shares transactions, first with the own state. Also returns how those have ended
+/// that it does not hold.
+pub(crate) async fn share(shared: &Arc<Shared>, txs: Vec<SharedTx>) -> (Vec<Sharing>, Vec<TxEnd>) {
+    let (mut sharing, mut unshared) = (Vec::with_capacity(txs.len()), Vec::new());
     if txs.is_empty() {
-        return Vec::new();
+        return (sharing, unshared);
     }
-    let stages = stages("share", shared.shard(), txs.iter().map(|shared| &shared.tx));
+    let stages: Vec<Stage> =
+        txs.iter().map(|tx| Stage::enter("share", shared.shard(), &tx.tx)).collect();
     let reply = shared.state.share.call(shared.context(), Share { txs: txs.clone() }).await;
     let refused = match reply {
         Ok(reply) => reply.refused,
@@ -283,14 +326,20 @@ pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>)
             tracing::warn!(%error, "cannot share transactions; trying again");
             tokio::time::sleep(RETRY).await;
             let back = txs.iter().map(|tx| TxEnd { tx: *tx.tx.hash(), end: End::Returned });
-            return back.collect();
+            return (sharing, back.collect());
         }
     };
-    let mut unshared = Vec::new();
-    let mut waiting = Vec::with_capacity(txs.len());
-    for (tx, refused) in txs.into_iter().zip(refused) {
+    for ((tx, refused), stage) in txs.into_iter().zip(refused).zip(stages) {
         match refused {
-            None => waiting.push((tx.intent(shared.placement()), share_with(shared, &tx))),
+            None => {
+                lock(&shared.turns).wait(&tx);
+                sharing.push(Sharing {
+                    sender: tx.tx.sender(),
+                    intent: tx.intent(shared.placement()),
+                    held: share_with(shared, &tx),
+                    _stage: stage,
+                });
+            }
             // It is held already, as another attempt.
             Some(Refusal::OldAttempt { .. }) => {}
             Some(rule) => {
@@ -300,18 +349,30 @@ pub(crate) async fn share_and_announce(shared: &Arc<Shared>, txs: Vec<SharedTx>)
             }
         }
     }
-    let mut intents = Vec::with_capacity(waiting.len());
-    for (intent, held) in waiting {
+    (sharing, unshared)
+}
+
+/// An intent is announced once every owner holds its transaction durably, and not before those of the
+/// sender's earlier transactions. One that is not held everywhere is shared again by the refresh.
+pub(crate) async fn announce_when_held(
+    shared: &Arc<Shared>,
+    sharing: impl Iterator<Item = Sharing>,
+) {
+    let mut intents = Vec::new();
+    for Sharing { sender, intent, held, _stage } in sharing {
         let all = futures::future::join_all(held).await;
-        // One that is not held everywhere is shared again by the refresh.
         if all.into_iter().all(|held| held == Ok(true)) {
-            intents.push(intent);
+            intents.extend(lock(&shared.turns).held(&sender, intent));
         }
     }
-    drop(stages);
-    shared.counts.intents.add(intents.len());
-    shared.announcements.intents(intents);
-    unshared
+    announce(shared, intents);
+}
+
+pub(crate) fn announce(shared: &Shared, intents: Vec<Intent>) {
+    if !intents.is_empty() {
+        shared.counts.intents.add(intents.len());
+        shared.announcements.intents(intents);
+    }
 }
 
 /// Sends a transaction to its other owners. Each says when it holds it.

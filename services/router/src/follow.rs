@@ -10,7 +10,8 @@ use atoll_fabric::Context;
 
 use crate::{
     assemble,
-    shared::{Job, Shared, lock},
+    jobs::Job,
+    shared::{Shared, lock},
 };
 
 const WAIT_MS: u64 = 10_000;
@@ -79,5 +80,8 @@ pub(crate) fn carry_out(shared: &Arc<Shared>, reply: CutReply) {
             peer.outbound.settle(settlement, false);
         }
     }
+    // Later ones of their senders are not announced before they are.
+    reply.returned.iter().for_each(|tx| lock(&shared.turns).wait(tx));
+    shared.jobs().wake();
     shared.add_jobs(reply.returned.into_iter().map(Job::Again));
 }

@@ -1,11 +1,14 @@
 //! What calls of a contract are likely to use of other shards: fetched before a prediction instead
 //! of one after the other as its run comes to ask for them.
 //!
+//! So is what a transaction's access list names (EIP-2930).
+//!
 //! A hint that is wrong costs a value that nobody reads; what is predicted is what the run uses.
 
 use std::collections::{HashMap, VecDeque};
 
-use atoll_types::{Address, StateKey, Tx};
+use alloy_consensus::Transaction as _;
+use atoll_types::{Address, B256, StateKey, Tx};
 
 /// Calls of one contract that are remembered.
 const WINDOW: usize = 8;
@@ -13,6 +16,28 @@ const WINDOW: usize = 8;
 const MAX_CONTRACTS: usize = 1_024;
 /// Keys of one call that are remembered.
 const MAX_KEYS: usize = 256;
+
+/// Keys of one access list that are fetched.
+const MAX_LISTED: usize = 256;
+/// Keys of all access lists of a batch that are fetched.
+const MAX_LISTED_TOGETHER: usize = 4_096;
+
+/// Keys that are named by access lists and are `foreign`. A slot is that of the first incarnation of
+/// its account, which nearly all are of; of others the prediction asks for itself.
+pub(crate) fn listed<'a>(
+    txs: impl Iterator<Item = &'a Tx>,
+    foreign: impl Fn(&StateKey) -> bool,
+) -> Vec<StateKey> {
+    let keys = |tx: &'a Tx| {
+        let items = tx.envelope().access_list().into_iter().flat_map(|list| &list.0);
+        let keys = items.flat_map(|item| {
+            let slot = |slot: &B256| StateKey::Slot(item.address, 0, (*slot).into());
+            std::iter::once(StateKey::Code(item.address)).chain(item.storage_keys.iter().map(slot))
+        });
+        keys.take(MAX_LISTED)
+    };
+    txs.flat_map(keys).filter(foreign).take(MAX_LISTED_TOGETHER).collect()
+}
 
 /// Keys of other shards that the last calls of each contract have used.
 #[derive(Debug, Default)]
@@ -59,14 +84,17 @@ impl Hints {
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::{B256, Bytes, TxKind, U256, b256};
+    use alloy_consensus::{SignableTransaction as _, TxEip2930, TxEnvelope, TxLegacy};
+    use alloy_eips::{
+        Encodable2718 as _,
+        eip2930::{AccessList, AccessListItem},
+    };
+    use alloy_primitives::{Bytes, TxKind, U256, b256};
 
     use super::*;
 
     /// A transaction of anybody; only where it goes and whether it has input matters.
     fn tx(to: Address, input: &'static [u8]) -> Tx {
-        use alloy_consensus::{SignableTransaction as _, TxEnvelope, TxLegacy};
-        use alloy_eips::Encodable2718 as _;
         let unsigned = TxLegacy {
             chain_id: Some(1),
             nonce: 0,
@@ -104,5 +132,30 @@ mod tests {
         }
         hints.note(&tx(Address::repeat_byte(7), &[1]), [].into_iter());
         assert_eq!(hints.calls.len(), 1);
+    }
+
+    #[test]
+    fn of_an_access_list_so_much_is_fetched_and_only_from_others() {
+        let with = |items: Vec<AccessListItem>| {
+            let unsigned = TxEip2930 { access_list: AccessList(items), ..TxEip2930::default() };
+            let signature = alloy_primitives::Signature::new(U256::ONE, U256::ONE, false);
+            let raw = TxEnvelope::from(unsigned.into_signed(signature)).encoded_2718();
+            Tx::trusted(raw.into(), Address::ZERO, None).expect("a transaction")
+        };
+        let item = |address: Address, slots: usize| AccessListItem {
+            address,
+            storage_keys: (0..slots).map(|slot| B256::from(U256::from(slot))).collect(),
+        };
+        let [own, other] = [1, 2].map(Address::repeat_byte);
+        let foreign = |key: &StateKey| key.address() != own;
+        let few = with(vec![item(own, 3), item(other, 2)]);
+        let slot = |n: u64| StateKey::Slot(other, 0, U256::from(n));
+        let keys = listed([&few].into_iter(), foreign);
+        assert_eq!(keys, [StateKey::Code(other), slot(0), slot(1)]);
+        let much = with(vec![item(other, 2 * MAX_LISTED)]);
+        assert_eq!(listed([&much].into_iter(), foreign).len(), MAX_LISTED);
+        let batch = std::iter::repeat_n(&much, 100);
+        assert_eq!(listed(batch, foreign).len(), MAX_LISTED_TOGETHER);
+        assert_eq!(listed([&tx(other, &[1])].into_iter(), foreign), []);
     }
 }

@@ -8,6 +8,7 @@ mod escalate;
 mod follow;
 pub mod grpc;
 mod hints;
+mod jobs;
 mod outbound;
 mod refresh;
 mod shared;

@@ -7,13 +7,14 @@ use atoll_api::{
     state::{AcceptParts, CutReply, Outbox, OutboxReply},
 };
 use atoll_commit::ExecutorEffect;
-use atoll_types::{GroupId, PartMessage, ShardId, TxRef};
+use atoll_types::{Address, B256, GroupId, PartMessage, ShardId, TxRef};
 
 use crate::{
     assemble::{self, kept, send_parts},
-    escalate::share_and_announce,
+    escalate::{announce, announce_when_held, share},
     follow::carry_out,
-    shared::{Job, Shared, lock},
+    jobs::Job,
+    shared::{Shared, lock},
 };
 
 /// What was open at the last look. Only what is open at two looks in a row is done again.
@@ -33,8 +34,10 @@ pub(crate) async fn refresh(shared: Arc<Shared>) {
     let mut first = true;
     loop {
         tokio::time::sleep(shared.config.refresh).await;
+        let waiting: Vec<_> = lock(&shared.turns).waiting().collect();
         match shared.state.outbox.call(shared.context(), Outbox).await {
             Ok(outbox) => {
+                forget_ended(&shared, waiting, &outbox);
                 seen = again(&shared, outbox, &seen, first).await;
                 first = false;
             }
@@ -43,6 +46,15 @@ pub(crate) async fn refresh(shared: Arc<Shared>) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Transactions that were to be announced and have ended hold nobody up any more.
+fn forget_ended(shared: &Shared, waiting: Vec<(Address, u64, B256)>, outbox: &OutboxReply) {
+    let open = outbox.unplanned.iter().chain(&outbox.open.returned);
+    let open: HashSet<&B256> = open.map(|shared| shared.tx.hash()).collect();
+    for (sender, nonce, tx) in waiting.into_iter().filter(|(.., tx)| !open.contains(tx)) {
+        announce(shared, lock(&shared.turns).leave(&sender, nonce, &tx));
     }
 }
 
@@ -80,7 +92,8 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
     }
     for settlement in settlements {
         if let Some(peer) = shared.peers.get(&settlement.from) {
-            peer.outbound.settle(settlement, first);
+            // One that its receiver took before its cut is not durable there, so none is ever told for good.
+            peer.outbound.settle(settlement, true);
         }
     }
     let stuck_credits =
@@ -98,7 +111,8 @@ async fn again(shared: &Arc<Shared>, outbox: OutboxReply, seen: &Seen, first: bo
     if let Ok(permit) = shared.sharing.clone().try_acquire_owned() {
         let shared = shared.clone();
         tokio::task::spawn_local(async move {
-            share_and_announce(&shared, stuck_txs).await;
+            let (sharing, _) = share(&shared, stuck_txs).await;
+            announce_when_held(&shared, sharing.into_iter()).await;
             drop(permit);
         });
     }

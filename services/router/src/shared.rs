@@ -1,7 +1,7 @@
 //! What the tasks of one router share.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,34 +12,22 @@ use atoll_api::{
     router::{RouterClient, RouterStatsReply},
     state::StateClient,
 };
-use atoll_commit::{Executor, Ready};
+use atoll_commit::{Executor, Ready, Turns};
 use atoll_fabric::{Context, Meter, Metered};
 use atoll_meter::{Counter, Tally};
-use atoll_types::{B256, Placement, ShardId, SharedTx, Tx};
+use atoll_types::{B256, Placement, ShardId};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::{actor::RouterConfig, announce::Announcements, hints::Hints, outbound::Outbound};
+use crate::{
+    actor::RouterConfig,
+    announce::Announcements,
+    hints::Hints,
+    jobs::{Job, Jobs},
+    outbound::Outbound,
+};
 
 /// Hashes of code known to be with the own state that are remembered.
 const KNOWN_CODES: usize = 65_536;
-
-/// A transaction to be predicted.
-#[derive(Clone, Debug)]
-pub(crate) enum Job {
-    /// From a local block that it did not fit.
-    New(Tx),
-    /// Came back from a round.
-    Again(SharedTx),
-}
-
-impl Job {
-    pub fn tx(&self) -> &Tx {
-        match self {
-            Self::New(tx) => tx,
-            Self::Again(shared) => &shared.tx,
-        }
-    }
-}
 
 /// One message in so many is encoded to learn its length, where none has to be.
 const SAMPLED: u64 = 4;
@@ -134,8 +122,10 @@ pub(crate) struct Shared {
     /// Those to be run.
     pub ready: Mutex<Vec<Ready>>,
     pub group_came: Notify,
-    jobs: Mutex<VecDeque<Job>>,
+    jobs: Mutex<Jobs>,
     pub job_came: Notify,
+    /// In which order intents are announced.
+    pub turns: Mutex<Turns>,
     /// How many batches are predicted at a time.
     pub predicting: Arc<Semaphore>,
     /// Newest cut passed.
@@ -179,6 +169,7 @@ impl Shared {
             ready: Mutex::default(),
             group_came: Notify::new(),
             jobs: Mutex::default(),
+            turns: Mutex::default(),
             job_came: Notify::new(),
             cut: watch::Sender::new(0),
             known_codes: Mutex::default(),
@@ -201,12 +192,12 @@ impl Shared {
         Context::none().with_timeout(self.config.call_timeout)
     }
 
-    pub fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
+    pub fn jobs(&self) -> MutexGuard<'_, Jobs> {
         lock(&self.jobs)
     }
 
     pub fn add_jobs(&self, jobs: impl IntoIterator<Item = Job>) {
-        self.jobs().extend(jobs);
+        self.jobs().add(jobs);
         self.job_came.notify_one();
     }
 

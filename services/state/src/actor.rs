@@ -1,27 +1,26 @@
 //! The shell around [`Core`]: carries out what it says, holds replies until what they depend on is
 //! durable, and answers those who wait for something to happen.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use atoll_api::state::{
-    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, PutCodes, Read, Recall,
-    ReceiveCredits, Settle, Share, StateError, StoreResults, Sync, TellDropped, Watch, WatchReply,
-    Withdraw,
+    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, Prove, PutCodes, Quarantine, Read,
+    Recall, ReceiveCredits, Settle, Share, StateError, StoreResults, Sync, TakeSnapshot,
+    TellDropped, Watch, WatchReply, Withdraw,
 };
 use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
-use atoll_journal::{Journal, Journaled, pump};
-use atoll_store::Log;
+use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
+use atoll_store::{Log, Snapshots};
 use atoll_types::{Anchor, encode};
 
-use crate::{
-    core::{Core, Done},
-    values::put_all,
-};
+use crate::core::{Core, Done};
 
 /// Index entries that are gathered before they are put.
 const INDEX_BATCH: usize = 4_096;
 /// Longest time that a caller may wait for something to happen.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Longest time that a caller waits for a root: several heartbeats of the beacon.
+const ROOT_WAIT: Duration = Duration::from_secs(8);
 
 /// A caller that waits for something to happen.
 struct Waiter<M: Rpc> {
@@ -32,9 +31,9 @@ struct Waiter<M: Rpc> {
 
 /// The `state` service of one shard.
 pub struct StateService {
-    core: Core,
-    journal: Journal,
-    log_next: u64,
+    pub(crate) core: Core,
+    pub(crate) journal: Journal,
+    pub(crate) log_next: u64,
     /// Newest anchor told, and its version.
     anchor: Anchor,
     version: u64,
@@ -43,14 +42,18 @@ pub struct StateService {
     syncs: Vec<Waiter<Sync>>,
     feeds: Vec<Waiter<Feed>>,
     watches: Vec<Waiter<Watch>>,
+    proofs: Vec<Waiter<Prove>>,
     indexing: bool,
+    pub(crate) keeper: Option<Keeper>,
+    /// Who waits for a snapshot, and at which cut.
+    pub(crate) snapshots: Vec<(u64, Reply<TakeSnapshot>)>,
 }
 
 impl StateService {
     /// A service on a core that was opened from `log`.
     pub fn new(core: Core, log: Box<dyn Log>) -> Self {
         Self {
-            anchor: core.owner().anchor(),
+            anchor: core.anchor(),
             core,
             log_next: log.next(),
             journal: Journal::new(log),
@@ -60,8 +63,20 @@ impl StateService {
             syncs: Vec::new(),
             feeds: Vec::new(),
             watches: Vec::new(),
+            proofs: Vec::new(),
             indexing: false,
+            keeper: None,
+            snapshots: Vec::new(),
         }
+    }
+
+    /// Has it take snapshots, and cut its log behind them.
+    #[must_use]
+    pub fn with_snapshots(mut self, snapshots: Snapshots, config: SnapshotConfig) -> Self {
+        let cut = self.core.owner().cut_number();
+        self.keeper = Some(Keeper::new(snapshots, config, cut));
+        self.journal.count_bytes(self.core.tail_bytes());
+        self
     }
 
     /// Logs what an operation did, and answers once it is durable.
@@ -89,9 +104,46 @@ impl StateService {
         };
         self.journal.reply(reply, answer);
         if changed {
+            if let Some(error) = self.core.wrong_root.take() {
+                tracing::error!(%error, "the beacon holds another root; ending the process");
+                std::process::abort();
+            }
             self.wake();
             pump(self, cx);
+            self.compute_root(cx);
         }
+    }
+
+    /// Refuses a change while there is no room for it.
+    fn check_room(&self) -> Result<(), StateError> {
+        match self.journal.is_low() {
+            true => Err(StateError::Full { shard: self.core.owner().shard() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Settlements that came before the cut that they were made after.
+    fn settle_early(&mut self, cx: &mut Cx<'_, Self>) {
+        let mut is_news = false;
+        for settlement in self.core.take_early() {
+            let result = self.core.settle(settlement);
+            match result {
+                Ok((_, Some(record))) => {
+                    self.journal.record(encode(&record));
+                    self.log_next += 1;
+                    is_news = true;
+                }
+                Ok((_, None)) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot apply a change; ending the process");
+                    std::process::abort()
+                }
+            }
+        }
+        if is_news {
+            self.wake();
+        }
+        pump(self, cx);
     }
 
     /// Answers everybody for whom something has happened, once it is durable.
@@ -105,6 +157,14 @@ impl StateService {
         for waiter in take(&mut self.syncs, |sync| sync.after != newest) {
             let answer = self.core.sync(waiter.message.after);
             self.journal.reply(waiter.reply, Ok(answer));
+        }
+        if !self.proofs.is_empty() {
+            for Waiter { id, message, reply } in std::mem::take(&mut self.proofs) {
+                match self.core.prove(&message) {
+                    Some(proven) => self.journal.reply(reply, proven),
+                    None => self.proofs.push(Waiter { id, message, reply }),
+                }
+            }
         }
         let events = &self.core.events;
         for waiter in take(&mut self.feeds, |feed| events.has_after(feed.after)) {
@@ -123,7 +183,7 @@ impl StateService {
     }
 
     fn renew_anchor(&mut self) {
-        let anchor = self.core.owner().anchor();
+        let anchor = self.core.anchor();
         if anchor != self.anchor {
             self.anchor = anchor;
             self.version += 1;
@@ -138,17 +198,36 @@ impl StateService {
         }
     }
 
+    /// Brings the tree to the cut that is due, beside the actor.
+    fn compute_root(&mut self, cx: &mut Cx<'_, Self>) {
+        let Some(job) = self.core.roots.next_job() else {
+            return;
+        };
+        let computed = tokio::task::spawn_blocking(move || job.run());
+        cx.spawn(computed, |service, result, cx| {
+            let root = match result {
+                Ok(Ok(root)) => root,
+                Ok(Err(error)) => return give_up("cannot compute a root", &error),
+                Err(error) => return give_up("cannot compute a root", &error),
+            };
+            service.core.roots.done(root);
+            service.wake();
+            pump(service, cx);
+        });
+    }
+
     /// Hands what has gathered to the index, beside the actor.
     fn index(&mut self, cx: &mut Cx<'_, Self>) {
-        if self.indexing {
+        // On a full volume sled would break for good.
+        if self.indexing || self.journal.is_low() {
             return;
         }
         let Some(entries) = self.core.values.take_entries() else {
             return;
         };
         self.indexing = true;
-        let index = Arc::clone(self.core.values.index());
-        let put = tokio::task::spawn_blocking(move || put_all(index.as_ref(), &entries));
+        let putter = self.core.values.putter();
+        let put = tokio::task::spawn_blocking(move || putter.put_all(&entries));
         cx.spawn(put, |service, result, cx| {
             let error = match result {
                 Ok(Ok(())) => None,
@@ -191,6 +270,12 @@ impl StateService {
     }
 }
 
+/// What is in memory is neither what it was nor what it was to be; the log is whole.
+fn give_up(what: &str, error: &dyn std::fmt::Display) {
+    tracing::error!(%error, "{what}; ending the process");
+    std::process::abort();
+}
+
 /// Takes those out of a list for whom something has happened.
 fn take<M: Rpc>(list: &mut Vec<Waiter<M>>, happened: impl Fn(&M) -> bool) -> Vec<Waiter<M>> {
     list.extract_if(.., |waiter| happened(&waiter.message)).collect()
@@ -202,10 +287,15 @@ impl Service for StateService {
     fn stopped(&mut self) {
         // Records that were not synced are in memory only; the marker would claim them. A writer
         // beside the actor could still put an older value over a newer one.
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
+        }
         if !self.journal.is_idle() || self.indexing {
             return;
         }
-        if let Err(error) = self.core.close(self.log_next) {
+        let bytes = self.journal.bytes();
+        let tail = self.keeper.as_ref().map_or(bytes, |keeper| keeper.since(bytes));
+        if let Err(error) = self.core.close(self.log_next, tail) {
             tracing::warn!(%error, "no clean stop; the next start replays the log");
         }
     }
@@ -234,6 +324,9 @@ macro_rules! changes {
                 reply: Reply<$request>,
                 cx: &mut Cx<'_, Self>,
             ) {
+                if let Err(full) = self.check_room() {
+                    return reply.err(full);
+                }
                 let $core = &mut self.core;
                 let result = $operation;
                 self.done(reply, result, cx);
@@ -242,20 +335,57 @@ macro_rules! changes {
     )*};
 }
 
+/// Requests that look at the state as it is.
+macro_rules! looks {
+    ($($request:ident => |$core:ident, $message:ident| $operation:expr;)*) => {$(
+        impl Handle<$request> for StateService {
+            fn handle(
+                &mut self,
+                $message: $request,
+                _: Context,
+                reply: Reply<$request>,
+                _: &mut Cx<'_, Self>,
+            ) {
+                let $core = &mut self.core;
+                let result = $operation;
+                self.journal.reply(reply, result);
+            }
+        }
+    )*};
+}
+
 changes! {
     Append => |core, message| core.append(message);
-    Cut => |core, message| core.cut(message);
     Share => |core, message| core.share(message);
     Withdraw => |core, message| core.withdraw(message);
+    Quarantine => |core, message| core.quarantine(message.txs);
     StoreResults => |core, message| core.store_results(message.results);
     AcceptParts => |core, message| core.accept_parts(message.parts);
     ReceiveCredits => |core, message| core.receive_credits(message);
     Settle => |core, message| core.settle(message.settlement);
     LeaseLate => |core, message| core.lease_late(message);
     PutCodes => |core, message| core.put_codes(message.codes);
-    Outbox => |core, _message| Ok((core.outbox(), None));
-    Recall => |core, message| Ok((core.recall(&message), None));
-    Lookup => |core, message| core.lookup(&message).map(|reply| (reply, None));
+}
+
+looks! {
+    Outbox => |core, _message| Ok(core.outbox());
+    Recall => |core, message| Ok(core.recall(&message));
+    Lookup => |core, message| core.lookup(&message);
+}
+
+impl Handle<Cut> for StateService {
+    fn handle(&mut self, cut: Cut, _: Context, reply: Reply<Cut>, cx: &mut Cx<'_, Self>) {
+        if let Err(full) = self.check_room() {
+            return reply.err(full);
+        }
+        let before = self.core.owner().cut_number();
+        let result = self.core.cut(cut);
+        self.done(reply, result, cx);
+        if self.core.owner().cut_number() > before {
+            self.passed_cut(cx);
+            self.settle_early(cx);
+        }
+    }
 }
 
 impl Handle<TellDropped> for StateService {
@@ -284,6 +414,19 @@ impl Handle<Read> for StateService {
         };
         let wait_ms = MAX_WAIT.as_millis() as u64;
         self.wait((read, reply), wait_ms, |service| &mut service.readers, late, cx);
+    }
+}
+
+impl Handle<Prove> for StateService {
+    fn handle(&mut self, prove: Prove, _: Context, reply: Reply<Prove>, cx: &mut Cx<'_, Self>) {
+        if let Some(proven) = self.core.prove(&prove) {
+            return self.journal.reply(reply, proven);
+        }
+        let late = |_: &mut Self, prove: Prove, reply: Reply<Prove>| {
+            reply.err(StateError::NoRoot { asked: prove.min_cut });
+        };
+        let wait_ms = ROOT_WAIT.as_millis() as u64;
+        self.wait((prove, reply), wait_ms, |service| &mut service.proofs, late, cx);
     }
 }
 

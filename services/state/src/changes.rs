@@ -6,6 +6,8 @@ use atoll_api::state::{Change, SenderTx};
 use atoll_commit::Owner;
 use atoll_types::SharedTx;
 
+use crate::quarantine::Quarantine;
+
 /// Changes kept; a follower that is further behind starts over.
 const KEPT: usize = 1_024;
 
@@ -44,12 +46,13 @@ impl Changes {
     }
 
     /// One change that says all that holds now, for a follower that starts over.
-    pub fn everything(&self, owner: &Owner) -> Change {
+    pub fn everything(&self, owner: &Owner, quarantine: &Quarantine) -> Change {
         Change {
             number: self.newest,
             cut: Some(owner.cut_number()),
             fenced: owner.fenced().copied().collect(),
             pinned: owner.own_shared().map(sender_tx).collect(),
+            quarantined: quarantine.all().copied().collect(),
             ..Change::default()
         }
     }

@@ -4,11 +4,17 @@
 //! back to be logged. Nothing may be told to anybody before that record is durable.
 
 mod apply;
+mod open;
 mod query;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use atoll_api::state::{
     AcceptPartsReply, Append, Cut, CutReply, DroppedTx, LeaseLate, LeaseLateReply, ReceiveCredits,
@@ -16,20 +22,25 @@ use atoll_api::state::{
 };
 use atoll_commit::{Late, Owner, OwnerConfig, OwnerError, Touched};
 use atoll_invariants::{Violation, conservation, nonce_order};
-use atoll_store::{Index, Log, Replay, StoreError};
+use atoll_store::StoreError;
 use atoll_telemetry::Stage;
 use atoll_types::{
     Address, B256, BeaconBlock, Bytes, GroupId, GroupResult, LocalBlock, PartMessage, Refusal,
-    Settlement, SharedTx, StateKey, StateValue, U256, Verdict, decode, digest, encode,
+    Settlement, ShardId, SharedTx, StateKey, U256, Verdict,
 };
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::open::Captured;
+pub use self::open::{Rest, genesis_of, read_rest};
 
 use self::apply::receipt_key;
 use crate::{
     changes::Changes,
     events::{Events, Kept},
     history::History,
+    quarantine::Quarantine,
     record::Record,
+    roots::{RootError, Roots, TreeConfig},
     values::Values,
 };
 
@@ -54,6 +65,7 @@ pub struct CoreConfig {
     pub accounts: Arc<Vec<GenesisAccount>>,
     /// Values kept in memory at the most.
     pub cached_values: usize,
+    pub tree: TreeConfig,
 }
 
 /// Why a shard's state cannot be opened.
@@ -69,18 +81,12 @@ pub enum OpenError {
     OtherGenesis { found: B256, expected: B256 },
     #[error("log record {number} does not follow from those before it: {reason}")]
     Replay { number: u64, reason: String },
-}
-
-/// What a clean stop leaves beside the index.
-#[derive(Serialize, Deserialize)]
-struct CleanStop {
-    /// Number that the next log record would have had.
-    next: u64,
-    owner: Owner,
-    anchored: u64,
-    unanchored: Vec<(u64, Vec<B256>)>,
-    /// Oldest first.
-    dropped: Vec<(B256, String)>,
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(
+        "snapshot {} cannot be read: {reason}; run the version that wrote it, and report it", path.display()
+    )]
+    Snapshot { path: PathBuf, reason: String },
 }
 
 /// The state machine of one shard's `state` service.
@@ -92,123 +98,23 @@ pub struct Core {
     pub(crate) changes: Changes,
     /// Not logged: it says "used" of whatever it has forgotten.
     pub(crate) touched: Touched,
+    pub(crate) roots: Roots,
+    /// A root was published that is not this shard's.
+    pub(crate) wrong_root: Option<RootError>,
+    /// Transactions that are not run.
+    pub(crate) quarantine: Quarantine,
+    /// Settlements made after cuts that this shard has not passed. Not logged: they come again.
+    early: BTreeMap<ShardId, Settlement>,
+    /// Of the chain's beginning.
+    genesis: B256,
+    /// Bytes of log since the last snapshot, when this was opened.
+    tail_bytes: u64,
 }
 
 /// An operation's answer, and what has to be logged before it is given.
 pub(crate) type Done<T> = (T, Option<Record>);
 
 impl Core {
-    /// Opens a shard: from the index if it was stopped cleanly, else by replaying the log.
-    pub fn open(
-        config: &CoreConfig,
-        log: &mut dyn Log,
-        index: Arc<dyn Index>,
-    ) -> Result<Self, OpenError> {
-        let OwnerConfig { chain_id, shard, placement, max_shared } = &config.owner;
-        let genesis = digest(
-            "atoll/genesis",
-            &(chain_id, shard, placement, &config.genesis, &*config.accounts),
-        );
-        if log.next() == 1 {
-            log.append(&encode(&Record::Genesis { digest: genesis }))?;
-            log.sync()?;
-        }
-        check_genesis(log, genesis)?;
-        let stopped = index.take_clean()?.and_then(|bytes| decode::<CleanStop>(&bytes).ok());
-        if let Some(mut stop) = stopped.filter(|stop| stop.next == log.next()) {
-            stop.owner.limit_shared(*max_shared);
-            let mut events = Events::anchored_at(stop.anchored);
-            events.number_from(stop.next);
-            stop.unanchored.into_iter().for_each(|(n, txs)| events.add_block(n, txs));
-            stop.dropped.into_iter().for_each(|(tx, reason)| events.remember_drop(tx, reason));
-            return Ok(Self {
-                history: History::starting_at(stop.owner.cut_number() + 1),
-                touched: Touched::since(stop.owner.cut_number()),
-                owner: stop.owner,
-                values: Values::new(index, config.cached_values),
-                events,
-                changes: Changes::starting_at(stop.next),
-            });
-        }
-        Self::rebuild(config, log, index)
-    }
-
-    fn rebuild(
-        config: &CoreConfig,
-        log: &mut dyn Log,
-        index: Arc<dyn Index>,
-    ) -> Result<Self, OpenError> {
-        index.wipe()?;
-        let mut core = Self {
-            owner: Owner::new(config.owner.clone(), &config.genesis),
-            values: Values::new(index, config.cached_values),
-            history: History::default(),
-            events: Events::default(),
-            changes: Changes::starting_at(0),
-            touched: Touched::since(0),
-        };
-        core.begin(&config.accounts)?;
-        log.replay(2, &mut |number, bytes| -> Result<(), OpenError> {
-            let failed = |reason| OpenError::Record { number, reason };
-            let record: Record = decode(bytes).map_err(|e| failed(e.to_string()))?;
-            core.replay(record).map_err(|e| OpenError::Replay { number, reason: e.to_string() })?;
-            if core.values.waiting() > 100_000 {
-                core.flush()?;
-            }
-            Ok(())
-        })?;
-        core.flush()?;
-        core.events.number_from(log.next());
-        core.changes = Changes::starting_at(log.next());
-        core.touched = Touched::since(core.owner.cut_number());
-        Ok(core)
-    }
-
-    /// Puts everything that waits into the index, at once.
-    fn flush(&mut self) -> Result<(), StoreError> {
-        if let Some(entries) = self.values.take_entries() {
-            crate::values::put_all(self.values.index().as_ref(), &entries)?;
-            self.values.entries_put();
-        }
-        Ok(())
-    }
-
-    /// Leaves the index complete and marked, so that the next start need not replay the log, whose
-    /// next record would be number `next`.
-    pub fn close(&mut self, next: u64) -> Result<(), StoreError> {
-        // Entries on their way count as put only when their writer says so; put them again.
-        self.values.entries_put_again()?;
-        self.flush()?;
-        let stop = CleanStop {
-            next,
-            owner: self.owner.clone(),
-            anchored: self.events.anchored(),
-            unanchored: self.events.unanchored().iter().cloned().collect(),
-            dropped: self.events.all_dropped(),
-        };
-        self.values.index().mark_clean(&encode(&stop))
-    }
-
-    fn begin(&mut self, accounts: &[GenesisAccount]) -> Result<(), StoreError> {
-        let here = self.owner.shard();
-        let placement = self.owner.placement().clone();
-        for account in accounts.iter().filter(|a| placement.owner(&a.address) == here) {
-            let basic = atoll_types::Basic { nonce: account.nonce, balance: account.balance };
-            self.values.set(StateKey::Basic(account.address), StateValue::Basic(basic));
-            if !account.code.is_empty() {
-                self.values.put_code(&account.code)?;
-                let hash = alloy_primitives::keccak256(&account.code);
-                let code = atoll_types::CodeRef { hash, incarnation: 0 };
-                self.values.set(StateKey::Code(account.address), StateValue::Code(code));
-            }
-            for (slot, word) in &account.storage {
-                let key = StateKey::Slot(account.address, 0, *slot);
-                self.values.set(key, StateValue::Slot(*word));
-            }
-        }
-        Ok(())
-    }
-
     /// What the next block is built on.
     pub fn tip(&self) -> Tip {
         Tip { head: self.owner.head(), cut: self.owner.cut_number(), digest: self.owner.digest() }
@@ -325,7 +231,7 @@ impl Core {
 
     pub(crate) fn withdraw(&mut self, withdraw: Withdraw) -> Result<Done<()>, StateError> {
         let record = Record::Withdraw { tx: withdraw.tx, reason: withdraw.reason };
-        if !self.owner.has_returned(withdraw.tx) {
+        if !self.owner.may_withdraw(withdraw.tx) {
             return Ok(((), None));
         }
         self.apply(&record).map_err(storage)?;
@@ -343,6 +249,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Transactions that make the executor panic are kept, and named to whoever reads the log.
+    pub(crate) fn quarantine(&mut self, txs: Vec<B256>) -> Result<Done<()>, StateError> {
+        let fresh: Vec<B256> = txs.into_iter().filter(|tx| !self.quarantine.contains(tx)).collect();
+        let record = (!fresh.is_empty()).then_some(Record::Quarantine(fresh));
+        if let Some(record) = &record {
+            self.apply(record).map_err(storage)?;
+        }
+        Ok(((), record))
     }
 
     pub(crate) fn store_results(
@@ -411,12 +327,28 @@ impl Core {
         Ok((ReceiveCreditsReply { received: self.owner.received(from) }, record))
     }
 
+    /// One made after a cut that this shard has not passed waits until it has: what a shard holds at
+    /// a cut must not depend on what another does after it, or the states of all shards at one cut
+    /// would not be one state of the cluster.
     pub(crate) fn settle(&mut self, settlement: Settlement) -> Result<Done<()>, StateError> {
+        if settlement.cut > self.owner.cut_number() {
+            let early = self.early.entry(settlement.by).or_insert(settlement);
+            if early.up_to < settlement.up_to {
+                *early = settlement;
+            }
+            return Ok(((), None));
+        }
         let record = self.owner.is_news(&settlement).then_some(Record::Settle(settlement));
         if let Some(record) = &record {
             self.apply(record).map_err(storage)?;
         }
         Ok(((), record))
+    }
+
+    /// Settlements whose cut has been passed by now.
+    pub(crate) fn take_early(&mut self) -> Vec<Settlement> {
+        let cut = self.owner.cut_number();
+        self.early.extract_if(.., |_, early| early.cut <= cut).map(|(_, early)| early).collect()
     }
 
     pub(crate) fn lease_late(
@@ -453,19 +385,6 @@ impl Core {
             }
         }
         Ok(((), (!fresh.is_empty()).then_some(Record::Codes(fresh))))
-    }
-}
-
-fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
-    let mut found = None;
-    log.visit(1, &mut |_, bytes| {
-        found = decode::<Record>(bytes).ok();
-        std::ops::ControlFlow::Break(())
-    })?;
-    match found {
-        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
-        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
-        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
     }
 }
 

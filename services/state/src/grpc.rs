@@ -5,10 +5,12 @@ use atoll_fabric::serve;
 use atoll_wire::v1::{
     AcceptPartsRequest, AcceptPartsResponse, AppendRequest, AppendResponse, CutRequest,
     CutResponse, FeedRequest, FeedResponse, LeaseLateRequest, LeaseLateResponse, LookupRequest,
-    LookupResponse, OutboxRequest, OutboxResponse, PutCodesRequest, PutCodesResponse, ReadRequest,
-    ReadResponse, RecallRequest, RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse,
-    SettleRequest, SettleResponse, ShareRequest, ShareResponse, StoreResultsRequest,
-    StoreResultsResponse, SyncRequest, SyncResponse, TellDroppedRequest, TellDroppedResponse,
+    LookupResponse, OutboxRequest, OutboxResponse, ProveRequest, ProveResponse, PutCodesRequest,
+    PutCodesResponse, QuarantineRequest, QuarantineResponse, ReadRequest, ReadResponse,
+    ReadSnapshotRequest, ReadSnapshotResponse, RecallRequest, RecallResponse,
+    ReceiveCreditsRequest, ReceiveCreditsResponse, SettleRequest, SettleResponse, ShareRequest,
+    ShareResponse, StoreResultsRequest, StoreResultsResponse, SyncRequest, SyncResponse,
+    TakeSnapshotRequest, TakeSnapshotResponse, TellDroppedRequest, TellDroppedResponse,
     WatchRequest, WatchResponse, WithdrawRequest, WithdrawResponse,
     state_service_server::{StateService, StateServiceServer},
 };
@@ -28,6 +30,13 @@ pub fn server(client: StateClient, max_message_bytes: usize) -> StateServiceServ
 impl StateService for Grpc {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
         serve(&*self.0.read, request).await
+    }
+
+    async fn prove(
+        &self,
+        request: Request<ProveRequest>,
+    ) -> Result<Response<ProveResponse>, Status> {
+        serve(&*self.0.prove, request).await
     }
 
     async fn append(
@@ -138,5 +147,26 @@ impl StateService for Grpc {
 
     async fn feed(&self, request: Request<FeedRequest>) -> Result<Response<FeedResponse>, Status> {
         serve(&*self.0.feed, request).await
+    }
+
+    async fn take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotResponse>, Status> {
+        serve(&*self.0.take_snapshot, request).await
+    }
+
+    async fn read_snapshot(
+        &self,
+        request: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<ReadSnapshotResponse>, Status> {
+        serve(&*self.0.read_snapshot, request).await
+    }
+
+    async fn quarantine(
+        &self,
+        request: Request<QuarantineRequest>,
+    ) -> Result<Response<QuarantineResponse>, Status> {
+        serve(&*self.0.quarantine, request).await
     }
 }

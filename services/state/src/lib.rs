@@ -6,9 +6,17 @@ mod core;
 mod events;
 pub mod grpc;
 mod history;
+mod quarantine;
 mod record;
+mod roots;
+mod snapshot;
 mod values;
+mod view;
 
 pub use self::actor::StateService;
-pub use self::core::{Core, CoreConfig, GenesisAccount, OpenError};
+pub use self::core::{Core, CoreConfig, GenesisAccount, OpenError, Rest, genesis_of, read_rest};
+pub use atoll_journal::SnapshotConfig;
+
 pub use self::record::Record;
+pub use self::roots::{NewScratch, RootError, TreeConfig};
+pub use self::values::entry_balance;

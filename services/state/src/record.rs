@@ -31,4 +31,6 @@ pub enum Record {
     Grants(Vec<(GroupId, Vec<Write>)>),
     /// Code of other shards, kept for groups that run here.
     Codes(Vec<Bytes>),
+    /// Transactions that make the executor panic.
+    Quarantine(Vec<B256>),
 }

@@ -4,7 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use alloy_primitives::keccak256;
 use atoll_store::{Index, StoreError};
-use atoll_types::{B256, Bytes, StateKey, StateValue, decode, encode};
+use atoll_types::{B256, Bytes, StateKey, StateValue, U256, decode, encode};
+
+use crate::view::{Putter, Undo, View};
 
 /// Index entries not yet handed to the index.
 pub(crate) type Entries = HashMap<Vec<u8>, Vec<u8>>;
@@ -23,6 +25,8 @@ pub(crate) struct Values {
     dirty: Entries,
     /// On their way to the index.
     flushing: Arc<Entries>,
+    /// What a snapshot that is being taken has to see of the index.
+    undo: Option<Arc<Undo>>,
 }
 
 /// Codes kept in memory at the most; contracts are few and code is shared.
@@ -38,7 +42,26 @@ impl Values {
             codes: HashMap::new(),
             dirty: Entries::new(),
             flushing: Arc::default(),
+            undo: None,
         }
+    }
+
+    /// Everything that is found by key, as of now, for as long as [`Values::release`] is not called.
+    pub fn capture(&mut self) -> View {
+        let undo = Arc::new(Undo::default());
+        self.undo = Some(undo.clone());
+        let newer = [self.flushing.clone(), Arc::new(self.dirty.clone())];
+        View::new(self.index.clone(), newer, undo)
+    }
+
+    /// No snapshot is being taken any more.
+    pub fn release(&mut self) {
+        self.undo = None;
+    }
+
+    /// What puts the entries taken into the index.
+    pub fn putter(&self) -> Putter {
+        Putter { index: self.index.clone(), undo: self.undo.clone() }
     }
 
     pub fn index(&self) -> &Arc<dyn Index> {
@@ -145,7 +168,7 @@ impl Values {
 
     /// Puts the entries taken into the index, for when it is not known whether their writer did.
     pub fn entries_put_again(&mut self) -> Result<(), StoreError> {
-        put_all(self.index.as_ref(), &self.flushing)?;
+        self.putter().put_all(&self.flushing)?;
         self.entries_put();
         Ok(())
     }
@@ -156,15 +179,18 @@ impl Values {
     }
 }
 
-/// Puts entries into an index one by one: sled's memory grows without bound on large batches.
-pub(crate) fn put_all(index: &dyn Index, entries: &Entries) -> Result<(), StoreError> {
-    entries.iter().try_for_each(|(key, value)| index.put(key, value))
-}
-
 /// The index key of a kind of record.
 pub(crate) fn entry_key(kind: u8, name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + name.len());
     key.push(kind);
     key.extend_from_slice(name);
     key
+}
+
+/// The balance that an entry of the index holds, if it holds one.
+pub fn entry_balance(key: &[u8], value: &[u8]) -> Option<U256> {
+    let (kind, name) = key.split_first()?;
+    let key: StateKey = decode(name).ok().filter(|_| *kind == b's')?;
+    let value: StateValue = decode(value).ok().filter(|value| key.holds(value))?;
+    matches!(key, StateKey::Basic(_)).then(|| value.basic().balance)
 }

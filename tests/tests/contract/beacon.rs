@@ -33,7 +33,7 @@ async fn suite(standing: Standing) -> Heard {
         let clock = clock.clone();
         let config = PlannerConfig { max_waiting: LIMIT, ..world.genesis.planner.clone() };
         let mut log = Box::new(MemoryLog::new());
-        let core = Core::open(config, log.as_mut(), Arc::new(MemoryIndex::new()));
+        let core = Core::open(config, log.as_mut(), Arc::new(MemoryIndex::new()), None);
         let core = core.expect("a new chain");
         Local::start(&world.place, CALLS, move || {
             let clock = Arc::new(move || clock.load(Ordering::SeqCst));
@@ -84,6 +84,7 @@ fn anchor(shard: ShardId) -> Anchor {
         acks: vec![],
         credits_sent: vec![],
         credits_received: vec![],
+        root: None,
     }
 }
 

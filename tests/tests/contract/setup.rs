@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use atoll::genesis::Genesis;
 use atoll_commit::OwnerConfig;
 use atoll_fabric::{Call, Context, Fault, Link, Local, MAX_MESSAGE_BYTES, Place, Remote, Rpc};
-use atoll_state::{Core, CoreConfig, GenesisAccount, StateService};
+use atoll_state::{Core, CoreConfig, GenesisAccount, StateService, TreeConfig};
 use atoll_store::{MemoryIndex, MemoryLog};
 use atoll_tests::{
     CHAIN_ID,
@@ -176,9 +176,10 @@ impl World {
             genesis: self.genesis.block.clone(),
             accounts: self.genesis.accounts.clone(),
             cached_values: 1_000,
+            tree: TreeConfig::default(),
         };
         let mut log = Box::new(MemoryLog::new());
-        let core = Core::open(&config, log.as_mut(), Arc::new(MemoryIndex::new()));
+        let core = Core::open(&config, log.as_mut(), Arc::new(MemoryIndex::new()), None);
         let core = core.expect("a new state");
         Local::start(&self.place, CALLS, move || StateService::new(core, log))
     }

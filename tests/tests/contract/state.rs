@@ -1,15 +1,16 @@
 use atoll_api::state::{
-    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, PutCodes, Read, Recall,
-    ReceiveCredits, Settle, Share, StateClient, StateError, StoreResults, Sync, TxStatus, Watch,
-    Withdraw,
+    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, Prove, ProvenCell, PutCodes, Read,
+    Recall, ReceiveCredits, Settle, Share, StateClient, StateError, StoreResults, Sync, TxStatus,
+    Watch, Withdraw,
 };
 use atoll_fabric::Fault;
+use atoll_proof::{Proof, verify};
 use atoll_tests::{CHAIN_ID, wallet::Plan};
 use atoll_types::{
-    B256, BeaconBlock, Bytes, Credit, CreditKind, CreditsDue, Decision, Executed, GroupId,
-    GroupResult, KeySet, LateAsk, LocalBlock, LocalTx, Part, PartMessage, PlannedGroup, Receipt,
-    ReceiptKind, Refusal, Settlement, SharedTx, StateKey, StateValue, TxOutcome, TxRef, U256,
-    Verdict,
+    Anchor, Anchored, B256, BeaconBlock, Bytes, Credit, CreditKind, CreditsDue, Decision, Executed,
+    GroupId, GroupResult, KeySet, LateAsk, LocalBlock, LocalTx, Part, PartMessage, PlannedGroup,
+    Receipt, ReceiptKind, Refusal, Settlement, SharedTx, StateKey, StateValue, TxOutcome, TxRef,
+    U256, Verdict,
 };
 
 use crate::setup::{HERE, Heard, OTHER, Standing, World, after, shared, sign, too_late, values};
@@ -50,7 +51,8 @@ async fn suite(standing: Standing) -> Heard {
     let second = suite.a_group_ends(&first, &message).await;
     suite.credits().await;
     suite.what_followers_ask().await;
-    suite.long_gone_cuts(second).await;
+    let newest = suite.long_gone_cuts(second).await;
+    suite.proofs(&newest).await;
     let late = suite.heard.ask_by(too_late(), &suite.state.outbox, Outbox).await;
     assert_eq!(late.unwrap_err(), StateError::Fault(Fault::DeadlineExceeded));
     service.stop().await;
@@ -423,13 +425,38 @@ impl Suite<'_> {
         assert_eq!((all.next, all.lost, all.events.len()), (newest, 0, 1));
     }
 
-    async fn long_gone_cuts(&mut self, mut newest: BeaconBlock) {
+    async fn long_gone_cuts(&mut self, mut newest: BeaconBlock) -> BeaconBlock {
         for _ in 0..300 {
             newest = after(&newest);
             self.state.cut.call(Default::default(), Cut { block: newest.clone() }).await.unwrap();
         }
         let old = self.heard.ask(&self.state.read, read(vec![], Some(1))).await;
         assert!(matches!(old, Err(StateError::CutTooOld { asked: 1, .. })), "{old:?}");
+        newest
+    }
+
+    async fn proofs(&mut self, newest: &BeaconBlock) {
+        let watch = Watch { version: 0, credits_after: vec![], wait_ms: 0 };
+        let anchor = self.heard.ask(&self.state.watch, watch).await.unwrap().anchor;
+        let root = anchor.root.expect("that of the genesis");
+        let prove =
+            Prove { address: self.world.alice.address(), slots: vec![U256::from(1)], min_cut: 0 };
+        let early = self.heard.ask_by(too_late(), &self.state.prove, prove.clone()).await;
+        assert_eq!(early.unwrap_err(), StateError::Fault(Fault::DeadlineExceeded));
+        let mut block = after(newest);
+        let Anchor { shard, head, cut, digest, .. } = anchor;
+        block.anchors.push(Anchored { shard, head, cut, digest, root: Some(root) });
+        self.cut(block.clone()).await.unwrap();
+        let proven = self.heard.ask(&self.state.prove, prove).await.unwrap();
+        assert_eq!((proven.root, proven.block), (root, block.number()));
+        let held: Vec<_> = proven.cells.iter().map(|cell| cell.cell).collect();
+        assert_eq!(held[..2], values(&[self.world.alice.address()]));
+        assert_eq!(held[2].1, StateValue::Slot(U256::ZERO));
+        for ProvenCell { cell: (key, value), proof } in proven.cells {
+            let proof = Proof::decode(&proof).expect("a proof");
+            let value = value.in_tree();
+            assert_eq!(verify(&root.root.0, &key.in_tree(), Some(&value), &proof), Ok(()));
+        }
     }
 }
 

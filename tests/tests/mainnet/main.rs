@@ -6,15 +6,20 @@
 //! them there is nothing to test.
 
 mod block;
+#[path = "../../../crates/evm/benches/blocks/paired.rs"]
+mod paired;
 mod read;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use alloy_consensus::proofs::calculate_receipt_root;
 use alloy_primitives::{Bloom, logs_bloom};
 use anyhow::{Context as _, ensure};
-use atoll::replay::{Block, Memory, Ran, sequential, spread};
-use atoll_evm::Fees;
+use atoll::replay::{Block, Memory, Ran, parallel, sequential, spread};
+use atoll_evm::{
+    BlockExecutor, Clock, Crew, Fees, Hint, Mode, Outcome, Parallel, Parallelism, Policy,
+    Sequential,
+};
 use atoll_types::{Executed, KeySet, StateKey, U256};
 
 use block::{Mainnet, receipts};
@@ -71,7 +76,7 @@ fn executed(ran: &[Ran]) -> anyhow::Result<Vec<Executed>> {
     Ok(ran.iter().map(|ran| ran.outcome.clone()).collect::<Result<_, _>>()?)
 }
 
-fn one(block: &Mainnet) -> anyhow::Result<String> {
+fn one(block: &Mainnet, lanes: &[(&str, Parallelism)]) -> anyhow::Result<String> {
     let mut before = block.state.clone();
     block.open(&mut before);
     let runs = Block { env: &block.env, rules: block.rules, txs: &block.txs };
@@ -81,6 +86,16 @@ fn one(block: &Mainnet) -> anyhow::Result<String> {
     let executed = executed(&ran)?;
     check(block, &executed).context("on one shard")?;
 
+    // With threads that run ahead of one another it is the same, and so are the keys that were used.
+    for (name, lanes) in lanes {
+        for fees in [Fees::WhenUsed, Fees::AtOnce] {
+            let (mut one, mut many) = (before.clone(), before.clone());
+            let aided = parallel(&runs, fees, &mut many, lanes);
+            ensure!(aided == sequential(&runs, fees, &mut one), "another result, {name}, {fees:?}");
+            ensure!(many == one, "another state, {name}, {fees:?}");
+        }
+    }
+
     // Paid at once, as Ethereum does it, it is the same.
     let mut paid = before.clone();
     let at_once = sequential(&runs, Fees::AtOnce, &mut paid);
@@ -88,7 +103,13 @@ fn one(block: &Mainnet) -> anyhow::Result<String> {
     ensure!(paid == local, "another state with fees at once");
 
     let (keys, uses_coinbase) = keys(block, &ran);
-    let across = spread(&runs, &keys, &before, SHARDS).context("across shards")?;
+    let across = spread(&runs, &keys, &before, SHARDS, None).context("across shards")?;
+    for (name, lanes) in lanes {
+        let aided = spread(&runs, &keys, &before, SHARDS, Some(lanes));
+        let aided = aided.with_context(|| (*name).to_owned())?;
+        ensure!(aided.ended == across.ended, "other receipts across shards, {name}");
+        ensure!(aided.state == across.state, "another state across shards, {name}");
+    }
     let receipts = across.ended.into_iter().collect::<Result<Vec<_>, _>>();
     let receipts = receipts.map_err(anyhow::Error::msg)?;
     let executed: Vec<_> = receipts.iter().map(|receipt| receipt.executed.clone()).collect();
@@ -108,13 +129,25 @@ fn one(block: &Mainnet) -> anyhow::Result<String> {
     ))
 }
 
+/// Threads that always run ahead, and threads that do when that is worth it.
+fn lanes(helpers: usize) -> anyhow::Result<[(&'static str, Parallelism); 2]> {
+    let start = std::time::Instant::now();
+    let clock: Clock = Arc::new(move || start.elapsed().as_nanos() as u64);
+    let crew = || {
+        let start = |work| std::thread::Builder::new().spawn(work).map(drop);
+        Crew::new(helpers, start).map(Arc::new)
+    };
+    let always = Parallelism::with_policy(crew()?, clock.clone(), Policy::Always);
+    Ok([("always ahead", always), ("adaptive", Parallelism::new(crew()?, clock))])
+}
+
 #[test]
 fn real_blocks_come_out_as_ethereum_had_them() -> anyhow::Result<()> {
     let Some(files) = files()? else { return Ok(()) };
-    let mut failed = 0;
+    let (mut failed, lanes) = (0, lanes(2)?);
     for path in &files {
         let block = read::block(path).with_context(|| path.display().to_string())?;
-        match one(&block) {
+        match one(&block, &lanes) {
             Ok(line) => println!("block {}, {}: {line}", block.env.number, block.rules.fork),
             Err(error) => {
                 failed += 1;
@@ -133,10 +166,53 @@ fn other_rules_are_noticed() -> anyhow::Result<()> {
     let mut block = read::block(&files[0])?;
     block.env.base_fee = 0;
     block.rules.fork = atoll_evm::Fork::ISTANBUL;
-    assert!(one(&block).is_err(), "Byzantium's block under Istanbul's rules");
+    assert!(one(&block, &[]).is_err(), "Byzantium's block under Istanbul's rules");
     let mut block = read::block(&files[0])?;
     let poor = StateKey::Basic(block.txs[0].sender());
     block.state.set(poor, atoll_types::StateValue::Basic(Default::default()));
-    assert!(one(&block).is_err(), "a sender without {} wei", U256::ONE);
+    assert!(one(&block, &[]).is_err(), "a sender without {} wei", U256::ONE);
     Ok(())
+}
+
+/// How fast the blocks run with one thread to help, against none:
+/// `cargo test --release -p atoll-tests --test mainnet -- --ignored --nocapture`. What is known of costs
+/// is forgotten before each block and learned in its turns.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_real_blocks() -> anyhow::Result<()> {
+    const TURNS: usize = 40;
+    let Some(files) = files()? else { return Ok(()) };
+    let mut sums = [0.0; 2];
+    for path in &files {
+        let block = read::block(path)?;
+        let mut before = block.state.clone();
+        block.open(&mut before);
+        let before = Arc::new(before);
+        let [_, (_, lanes)] = lanes(1)?;
+        let (env, rules, fees) = (&block.env, block.rules, Fees::WhenUsed);
+        let mut paired = paired::Paired::default();
+        for _ in 0..TURNS {
+            let mut alone = || drive(&block, Sequential::new(env, rules, fees, &*before));
+            let mut aided = || drive(&block, Parallel::new(env, rules, fees, &before, &lanes));
+            paired.turn(&mut alone, &mut aided);
+        }
+        let each = paired.tell(&format!("block {}", block.env.number), block.txs.len());
+        for (sum, each) in sums.iter_mut().zip(each) {
+            *sum += each * block.txs.len() as f64 / 1e3;
+        }
+    }
+    let [alone, aided] = sums;
+    println!("all: {:.2} x; {alone:.0} ms alone, {aided:.0} with help", alone / aided);
+    Ok(())
+}
+
+fn drive(block: &Mainnet, mut run: impl BlockExecutor) {
+    let hint = |tx| Hint { tx, mode: Mode::Transact, keys: None };
+    run.prepare(&block.txs.iter().map(hint).collect::<Vec<_>>());
+    for tx in &block.txs {
+        if let Outcome::Executed(effects) = run.attempt(tx, Mode::Transact).outcome {
+            run.keep(&effects);
+        }
+    }
+    run.finish();
 }

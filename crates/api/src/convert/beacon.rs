@@ -7,7 +7,9 @@ use atoll_wire::v1 as wire;
 use super::{MAX_SMALL_ITEMS, Proto, messages, plain};
 use crate::beacon::{
     Announce, AnnounceReply, BeaconStats, BeaconStatsReply, Blocks, BlocksReply, Head, HeadReply,
+    ReadBeaconSnapshot, TakeBeaconSnapshot,
 };
+use crate::state::{SnapshotPiece, SnapshotTaken};
 
 messages! {
     Announce => AnnounceRequest {
@@ -23,6 +25,10 @@ messages! {
         blocks: plain, intents: plain, groups: plain, txs: plain, commits: plain, aborts: plain,
         cpu_ns: plain, refused: list,
     }
+    TakeBeaconSnapshot => TakeBeaconSnapshotRequest { block: plain }
+    SnapshotTaken => TakeBeaconSnapshotResponse { number: plain, bytes: plain, digest: plain }
+    ReadBeaconSnapshot => ReadBeaconSnapshotRequest { number: plain, offset: plain }
+    SnapshotPiece => ReadBeaconSnapshotResponse { piece: plain }
 }
 
 impl Proto<wire::Intent> for Intent {

@@ -3,7 +3,7 @@
 use atoll_fabric::Malformed;
 use atoll_types::{
     AbortCause, Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, GroupId, LocalBlock,
-    LocalTx, PlannedGroup, Verdict,
+    LocalTx, PlannedGroup, StateRoot, Verdict,
 };
 use atoll_wire::v1::{self as wire, decision};
 
@@ -19,7 +19,8 @@ messages! {
         id: required, executor: plain, owners: list, txs: list, gas: plain,
     }
     CreditsDue => CreditsDue { from: plain, to: plain, up_to: plain }
-    Anchored => Anchored { shard: plain, head: plain, cut: plain, digest: plain }
+    Anchored => Anchored { shard: plain, head: plain, cut: plain, digest: plain, root: optional }
+    StateRoot => StateRoot { cut: plain, root: plain }
     BeaconBlock => BeaconBlock {
         env: required, time_ms: plain, parent: plain, epoch: plain, decisions: list,
         credits: small_list, plan: list, dropped: small_list, anchors: list, settled: plain,

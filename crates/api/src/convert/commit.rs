@@ -33,7 +33,7 @@ messages! {
     PartMessage => PartMessage { part: required, manifest: list }
     Anchor => Anchor {
         shard: plain, head: plain, cut: plain, digest: plain, gas_used: plain, acks: acks,
-        credits_sent: list, credits_received: list,
+        credits_sent: list, credits_received: list, root: optional,
     }
     Settlement => Settlement {
         by: plain, from: plain, up_to: plain, returned_up_to: plain, cut: plain,

@@ -31,5 +31,6 @@ variants! {
         uses: Uses { keys: required, credit: plain }
         needs: Needs { keys: small_list, codes: list }
         invalid: Invalid { reason: plain, nonce_ahead: plain }
+        refused: Refused { reason: plain }
     }
 }

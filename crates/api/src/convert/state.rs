@@ -7,14 +7,18 @@ use super::{Proto, messages, optional, plain, required, small_list};
 use crate::state::{
     AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, DroppedTx, Ended, Feed,
     FeedEvent, FeedReply, GroupToRun, LeaseLate, LeaseLateReply, LeaseOut, Lookup, LookupReply,
-    Outbox, OutboxReply, PutCodes, Read, ReadReply, Recall, RecallReply, ReceiptEvent,
-    ReceiveCredits, ReceiveCreditsReply, SenderTx, Settle, Share, ShareReply, StoreResults,
-    StoreResultsReply, Sync, SyncReply, TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
+    Outbox, OutboxReply, Prove, ProveReply, ProvenCell, PutCodes, Quarantine, Read, ReadReply,
+    ReadSnapshot, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, SenderTx,
+    Settle, Share, ShareReply, SnapshotPiece, SnapshotTaken, StoreResults, StoreResultsReply, Sync,
+    SyncReply, TakeSnapshot, TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
 };
 
 messages! {
     Read => ReadRequest { keys: small_list, codes: list, at: optional, min_cut: plain }
     ReadReply => ReadResponse { values: small_list, codes: list, cut: plain, head: plain }
+    Prove => ProveRequest { address: plain, slots: slots, min_cut: plain }
+    ProveReply => ProveResponse { root: required, block: plain, cells: list }
+    ProvenCell => ProvenCell { cell: required, proof: plain }
     Append => AppendRequest { block: required, reads: small_list }
     Tip => Tip { head: plain, cut: plain, digest: plain }
     Cut => CutRequest { block: required }
@@ -32,6 +36,7 @@ messages! {
     Withdraw => WithdrawRequest { tx: required, reason: plain }
     TellDropped => TellDroppedRequest { txs: list }
     DroppedTx => DroppedTx { tx: plain, reason: plain }
+    Quarantine => QuarantineRequest { txs: list }
     StoreResults => StoreResultsRequest { results: list }
     StoreResultsReply => StoreResultsResponse { parts: list, refused: list }
     AcceptParts => AcceptPartsRequest { parts: list }
@@ -47,18 +52,24 @@ messages! {
     Watch => WatchRequest { version: plain, credits_after: list, wait_ms: plain }
     WatchReply => WatchResponse { version: plain, anchor: required, credits: small_list }
     Sync => SyncRequest { after: plain, wait_ms: plain }
-    SyncReply => SyncResponse { reset: plain, changes: list, tip: required, env: required }
+    SyncReply => SyncResponse {
+        reset: plain, changes: list, tip: required, env: required, hashes: small_list,
+    }
     Change => Change {
         number: plain, cut: optional, writes: small_list, fenced: small_list, unfenced: small_list,
-        pinned: small_list, ended: small_list,
+        pinned: small_list, ended: small_list, quarantined: small_list,
     }
     SenderTx => SenderTx { tx: plain, sender: plain, nonce: plain }
-    Ended => Ended { tx: required, dropped: optional }
+    Ended => Ended { tx: required, dropped: optional, gas_used: plain }
     Lookup => LookupRequest { txs: list }
     LookupReply => LookupResponse { statuses: list }
     ReceiptEvent => ReceiptEvent { receipt: required, finality: plain, cut: plain }
     Feed => FeedRequest { after: plain, max: plain, wait_ms: plain }
     FeedReply => FeedResponse { next: plain, lost: plain, events: list }
+    TakeSnapshot => TakeSnapshotRequest { cut: plain }
+    SnapshotTaken => TakeSnapshotResponse { number: plain, bytes: plain, digest: plain }
+    ReadSnapshot => ReadSnapshotRequest { number: plain, offset: plain }
+    SnapshotPiece => ReadSnapshotResponse { piece: plain }
 }
 
 impl Proto<wire::AppendResponse> for Tip {

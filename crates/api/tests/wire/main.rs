@@ -30,10 +30,10 @@ macro_rules! every_request {
         every_request!(@ $check ($($argument),*)
             mempool: Submit Take Report Status;
             executor: Predict Debit RunGroups ExecutorStats;
-            state: Read Append Cut Outbox Share Withdraw TellDropped StoreResults AcceptParts ReceiveCredits
-                Settle Recall LeaseLate PutCodes Watch Sync Lookup Feed;
+            state: Read Append Cut Outbox Share Withdraw TellDropped Quarantine StoreResults AcceptParts ReceiveCredits
+                Settle Recall LeaseLate PutCodes Prove Watch Sync Lookup Feed TakeSnapshot ReadSnapshot;
             router: Escalate Deliver Fetch RouterStats;
-            beacon: Announce Blocks Head BeaconStats;
+            beacon: Announce Blocks Head BeaconStats TakeBeaconSnapshot ReadBeaconSnapshot;
         )
     };
     (@ $check:ident $arguments:tt $($service:ident: $($request:ident)*;)*) => {

@@ -63,6 +63,7 @@ structs! {
     Withdraw { tx, reason }
     TellDropped { txs }
     DroppedTx { tx, reason }
+    Quarantine { txs }
     StoreResults { results }
     StoreResultsReply { parts, refused }
     AcceptParts { parts }
@@ -75,18 +76,27 @@ structs! {
     LeaseLate { from, asks }
     LeaseLateReply { leases, refused }
     PutCodes { codes }
+    Prove { address, slots, min_cut }
+    ProveReply { root, block, cells }
+    ProvenCell { cell, proof }
     Watch { version, credits_after, wait_ms }
     WatchReply { version, anchor, credits }
     Sync { after, wait_ms }
-    SyncReply { reset, changes, tip, env }
-    Change { number, cut, writes, fenced, unfenced, pinned, ended }
+    SyncReply { reset, changes, tip, env, hashes }
+    Change { number, cut, writes, fenced, unfenced, pinned, ended, quarantined }
     SenderTx { tx, sender, nonce }
-    Ended { tx, dropped }
+    Ended { tx, dropped, gas_used }
     Lookup { txs }
     LookupReply { statuses }
     ReceiptEvent { receipt, finality, cut }
     Feed { after, max, wait_ms }
     FeedReply { next, lost, events }
+    TakeSnapshot { cut }
+    SnapshotTaken { number, bytes, digest }
+    ReadSnapshot { number, offset }
+    SnapshotPiece { piece }
+    TakeBeaconSnapshot { block }
+    ReadBeaconSnapshot { number, offset }
 }
 
 enums! {
@@ -105,7 +115,7 @@ enums! {
         WrongShard { owner, here }
     }
     End { Included {} Escalated {} Returned {} Dropped { reason } }
-    Prediction { Uses { keys, credit } Needs { keys, codes } Invalid { reason, nonce_ahead } }
+    Prediction { Uses { keys, credit } Needs { keys, codes } Invalid { reason, nonce_ahead } Refused { reason } }
     TxStatus { Pending {} Done { 0 } Dropped { reason } }
     FeedEvent { Receipt { 0 } Finalized { txs, cut } Dropped { tx, reason } }
 
@@ -122,6 +132,8 @@ enums! {
         CutAhead { asked, newest }
         Refused { 0 }
         Storage { reason }
+        Full { shard }
+        NoSnapshot { cut, reason }
     }
     RouterError { NotForThisShard { found, here } Refused { 0 } State { reason } }
     BeaconError {
@@ -129,5 +141,6 @@ enums! {
         TooManyIntents { limit }
         BadIntent { what }
         Storage { reason }
+        NoSnapshot { block, reason }
     }
 }

@@ -17,7 +17,8 @@ structs! {
     PlannedGroup { id, executor, owners, txs, gas }
     Decision { group, verdict }
     CreditsDue { from, to, up_to }
-    Anchored { shard, head, cut, digest }
+    Anchored { shard, head, cut, digest, root }
+    StateRoot { cut, root }
     BeaconBlock {
         env, time_ms, parent, epoch, decisions, credits, plan, dropped, anchors, settled,
     }
@@ -37,7 +38,7 @@ structs! {
     }
     GroupResult { group, parts }
     PartMessage { part, manifest }
-    Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received }
+    Anchor { shard, head, cut, digest, gas_used, acks, credits_sent, credits_received, root }
     Credit { from, to, seq, account, payer, amount, kind }
     Settlement { by, from, up_to, returned_up_to, cut }
     ShardKeys { shard, reads, writes }

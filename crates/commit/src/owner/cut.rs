@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use atoll_types::{
-    AbortCause, B256, BeaconBlock, CreditsDue, Decision, KeySet, Part, PlannedGroup, Receipt,
-    SharedTx, StateKey, StateValue, TxOutcome, TxRef, Verdict, digest,
+    AbortCause, B256, BeaconBlock, CreditsDue, Decision, GroupId, KeySet, Part, PlannedGroup,
+    Receipt, SharedTx, StateKey, StateValue, TxOutcome, TxRef, Verdict, digest,
 };
 
 use crate::planted::Planted;
 
-use super::{Codes, EpochWrite, Owner, OwnerError, Phase};
+use super::{Codes, EpochWrite, Group, KEPT_HASHES, Owner, OwnerError, Phase};
 
 /// Binary logarithm of the most cuts for which a transaction stays away that touches a missing shard.
 const MAX_BACKOFF: u32 = 8;
@@ -124,6 +124,10 @@ impl Owner {
         self.cut = number;
         self.bring_back(&mut effects);
         self.beacon = block.hash();
+        if self.hashes.len() >= KEPT_HASHES {
+            self.hashes.pop_front();
+        }
+        self.hashes.push_back(self.beacon);
         self.env = block.env;
         for group in &block.plan {
             self.open_group(group, &cells, &mut effects);
@@ -143,6 +147,10 @@ impl Owner {
         let mine = |anchored: &&atoll_types::Anchored| anchored.shard == self.config.shard;
         effects.anchored = block.anchors.iter().find(mine).map(|anchored| anchored.head);
         effects.unfenced = freed.into_iter().filter(|key| !self.fences.contains(key)).collect();
+        debug_assert!(
+            self.changed.keys().all(|round| self.is_open(*round, 0)),
+            "what groups have changed is kept for rounds that are decided"
+        );
         effects.writes = cells.writes;
         let writes: Vec<_> = effects.writes.iter().map(|w| (w.key, w.value)).collect();
         self.digest = digest("atoll/cut", &(self.digest, self.beacon, writes));
@@ -157,9 +165,24 @@ impl Owner {
     ) {
         let id = decision.group;
         self.others.remove(&id);
-        let Some(group) = self.groups.remove(&id) else {
-            return;
-        };
+        if let Some(group) = self.groups.remove(&id) {
+            self.close(decision, group, cells, effects, freed);
+        }
+        if !self.is_open(id.round, 0) {
+            self.changed.remove(&id.round);
+        }
+    }
+
+    /// The end of a group that uses keys of this shard.
+    fn close(
+        &mut self,
+        decision: &Decision,
+        group: Group,
+        cells: &mut Cells<'_>,
+        effects: &mut CutEffects,
+        freed: &mut BTreeSet<StateKey>,
+    ) {
+        let id = decision.group;
         match (&decision.verdict, group.part) {
             (Verdict::Commit { late, .. }, Some((message, _)))
                 if group.plan.owners.contains(&self.config.shard)
@@ -190,6 +213,12 @@ impl Owner {
         self.land(id, cells);
     }
 
+    /// Whether a group of a round, from an index on, is undecided.
+    fn is_open(&self, round: u64, from: u32) -> bool {
+        let rest = GroupId { round, index: from }..=GroupId { round, index: u32::MAX };
+        self.groups.range(rest.clone()).next().is_some() || self.others.range(rest).next().is_some()
+    }
+
     fn commit(
         &mut self,
         plan: &PlannedGroup,
@@ -197,9 +226,15 @@ impl Owner {
         cells: &mut Cells<'_>,
         effects: &mut CutEffects,
     ) {
+        let GroupId { round, index } = plan.id;
+        let is_seen = self.is_open(round, index);
         for (key, value) in part.writes {
             if cells.read(&key) != value {
-                cells.write(EpochWrite { key, value, epoch: plan.id.round });
+                cells.write(EpochWrite { key, value, epoch: round });
+                if is_seen {
+                    let first = self.changed.entry(round).or_default().entry(key).or_insert(index);
+                    *first = index.min(*first);
+                }
             }
         }
         effects.codes.extend(part.codes);
@@ -233,19 +268,21 @@ impl Owner {
     /// An attempt ended without effect. An own transaction waits to be predicted again; another
     /// shard's is forgotten: it will be shared again.
     fn come_back(&mut self, tx: &TxRef, failed: Failed<'_>, effects: &mut CutEffects) {
+        let Some(shared) = self.shared.get(&tx.hash).filter(|held| held.tx.attempt == tx.attempt)
+        else {
+            return;
+        };
+        let away = self.earlier_one_stays_away(&shared.tx);
         let Some(shared) = self.shared.get_mut(&tx.hash) else {
             return;
         };
-        if shared.tx.attempt != tx.attempt {
-            return;
-        }
         if shared.tx.origin != self.config.shard {
             self.shared.remove(&tx.hash);
             return;
         }
         // Decisions of a cut are handled before it counts as passed.
         let now = self.cut + 1;
-        let mut from = now;
+        let mut from = away.unwrap_or(now).max(now);
         shared.tx.attempt += 1;
         match failed {
             Failed::Wrong(missing) => {
@@ -256,7 +293,7 @@ impl Owner {
                 let owners = shared.tx.keys.owners(&self.config.placement);
                 if owners.iter().any(|owner| missing.contains(owner)) {
                     shared.tx.absences += 1;
-                    from += 1 << shared.tx.absences.min(MAX_BACKOFF);
+                    from = from.max(now + (1 << shared.tx.absences.min(MAX_BACKOFF)));
                 }
             }
             Failed::Aborted(AbortCause::Silent) => shared.tx.silences += 1,
@@ -267,6 +304,15 @@ impl Owner {
             effects.returned.push(shared.tx.clone());
         } else {
             self.delayed.entry(from).or_default().push(tx.hash);
+        }
+    }
+
+    /// The cut until which the sender's transaction before this one stays away: this one could take
+    /// effect no earlier.
+    fn earlier_one_stays_away(&self, tx: &SharedTx) -> Option<u64> {
+        match self.one_before(tx)?.phase {
+            Phase::Returned { from } => Some(from),
+            Phase::Shared | Phase::Planned(_) => None,
         }
     }
 

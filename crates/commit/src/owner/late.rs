@@ -24,7 +24,7 @@ impl Owner {
     /// was passed, if its values are still kept.
     ///
     /// A value is that of the group's cut. It may be read unless an earlier group may still change it,
-    /// and written unless anything else has used it since: that would have had to see the write.
+    /// or one of the same round has; and written unless anything else has used it since: that would have had to see the write.
     pub fn late(
         &self,
         from: ShardId,
@@ -104,6 +104,12 @@ impl Owner {
         let mut conflict = others.find(|other| write || other.round <= id.round);
         if self.bug.is(Planted::LateDespiteFence) {
             conflict = None;
+        }
+        let changed = self.changed.get(&id.round).and_then(|keys| keys.get(key));
+        let changed = changed.filter(|index| **index < id.index);
+        if let Some(index) = changed.filter(|_| !self.bug.is(Planted::LateDespiteCommit)) {
+            let why = format!("group {} has written it", GroupId { index: *index, ..id });
+            return Err(Refusal::NotLate { group: id, key: *key, why });
         }
         conflict.map_or(Ok(()), |other| {
             let why = format!("group {other} may write it");

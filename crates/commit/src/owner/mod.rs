@@ -9,9 +9,10 @@ mod fences;
 mod late;
 mod lease;
 mod parts;
+mod reconcile;
 mod share;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use atoll_types::{
     Address, Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, GroupAck, GroupId, KeySet, Lease,
@@ -25,6 +26,11 @@ use crate::planted::{Bug, Planted};
 pub use cut::CutEffects;
 use fences::Fences;
 pub use late::Late;
+pub use reconcile::NotOne;
+
+/// Beacon blocks whose hashes are kept: the 256 before a block, and more rounds than a group can stay
+/// undecided in a chain of such.
+const KEPT_HASHES: usize = 8_192;
 
 /// What an owner is told once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +152,8 @@ pub struct Owner {
     cut: u64,
     digest: B256,
     beacon: B256,
+    /// Hashes of the newest beacon blocks, this one last: what `BLOCKHASH` gives.
+    hashes: VecDeque<B256>,
     env: BlockEnv,
     /// Gas of receipts of this shard's senders since the chain began.
     gas_used: u64,
@@ -159,14 +167,17 @@ pub struct Owner {
     others: BTreeMap<GroupId, ShardId>,
     /// Keys that undecided groups may write.
     fences: Fences,
+    /// What committed groups have changed, by round, while a later group of that round is undecided: the
+    /// lowest index of a group that changed a key.
+    changed: BTreeMap<u64, BTreeMap<StateKey, u32>>,
     /// Newest cut after which a key was leased late.
     granted_at: u64,
     /// Groups with values in flight, by the group that these are from.
     flights: BTreeMap<GroupId, Vec<GroupId>>,
     /// Own transactions that came back for later, by the cut from which they are predicted again.
     delayed: BTreeMap<u64, Vec<B256>>,
-    /// Senders of own shared transactions.
-    pinned: BTreeMap<Address, u32>,
+    /// Own shared transactions, by sender: nonces and hashes.
+    pinned: BTreeMap<Address, BTreeSet<(u64, B256)>>,
     outgoing: BTreeMap<ShardId, Outgoing>,
     /// Payments among them: receiver and sequence number by transaction.
     paying: BTreeMap<B256, (ShardId, u64)>,
@@ -186,6 +197,7 @@ impl Owner {
             head: 0,
             cut: 0,
             beacon: genesis.hash(),
+            hashes: [genesis.hash()].into(),
             env: genesis.env,
             gas_used: 0,
             burned: U256::ZERO,
@@ -194,6 +206,7 @@ impl Owner {
             groups: BTreeMap::new(),
             others: BTreeMap::new(),
             fences: Fences::default(),
+            changed: BTreeMap::new(),
             granted_at: 0,
             flights: BTreeMap::new(),
             delayed: BTreeMap::new(),
@@ -235,9 +248,26 @@ impl Owner {
         self.cut
     }
 
+    /// Hash of the beacon block of the newest cut.
+    pub fn beacon(&self) -> B256 {
+        self.beacon
+    }
+
     /// Digest of the shard's chain: every block and cut so far.
     pub fn digest(&self) -> B256 {
         self.digest
+    }
+
+    /// Hash of a beacon block that this shard has passed, if it is kept.
+    pub fn block_hash(&self, number: u64) -> Option<B256> {
+        let behind = usize::try_from(self.cut.checked_sub(number)?).ok()?;
+        let at = self.hashes.len().checked_sub(1)?.checked_sub(behind)?;
+        self.hashes.get(at).copied()
+    }
+
+    /// Hashes of the newest beacon blocks, at most `count`, that of the newest cut last.
+    pub fn block_hashes(&self, count: usize) -> impl Iterator<Item = B256> {
+        self.hashes.iter().skip(self.hashes.len().saturating_sub(count)).copied()
     }
 
     /// Values that blocks after the newest cut run with.
@@ -382,6 +412,8 @@ impl Owner {
                 .iter()
                 .map(|(from, inc)| (*from, inc.received))
                 .collect(),
+            // Whoever keeps the values knows it.
+            root: None,
         }
     }
 

@@ -58,27 +58,40 @@ impl Owner {
     /// held before: its sender is pinned from now on.
     pub fn share(&mut self, shared: SharedTx) -> bool {
         let hash = *shared.tx.hash();
-        let sender = shared.tx.sender();
+        let (sender, nonce) = (shared.tx.sender(), shared.tx.nonce());
         let own = shared.origin == self.config.shard;
         let before = self.shared.insert(hash, Shared { tx: shared, phase: Phase::Shared });
         let new = own && before.is_none();
         if new && !self.bug.is(Planted::ForgetPin) {
-            *self.pinned.entry(sender).or_default() += 1;
+            self.pinned.entry(sender).or_default().insert((nonce, hash));
         }
         new
     }
 
-    /// Whether an own transaction waits to be predicted again, for this attempt.
-    pub fn has_returned(&self, tx: TxRef) -> bool {
-        let waits = |held: &Shared| {
+    /// An own transaction that waits to be predicted again, for this attempt.
+    fn returned_one(&self, tx: TxRef) -> Option<&SharedTx> {
+        let waits = |held: &&Shared| {
             matches!(held.phase, Phase::Returned { .. }) && held.tx.attempt == tx.attempt
         };
-        self.shared.get(&tx.hash).is_some_and(waits)
+        self.shared.get(&tx.hash).filter(waits).map(|held| &held.tx)
+    }
+
+    /// Whether an own transaction that came back can be given up: as long as an earlier one of its
+    /// sender is under way, nobody knows what it could do.
+    pub fn may_withdraw(&self, tx: TxRef) -> bool {
+        self.returned_one(tx).is_some_and(|shared| self.one_before(shared).is_none())
     }
 
     /// Gives up an own transaction that came back. Returns it if there was such a one.
     pub fn withdraw(&mut self, tx: TxRef) -> Option<SharedTx> {
-        if self.has_returned(tx) { self.forget(&tx.hash) } else { None }
+        if self.returned_one(tx).is_some() { self.forget(&tx.hash) } else { None }
+    }
+
+    /// The sender's transaction under way before an own one.
+    pub(super) fn one_before(&self, shared: &SharedTx) -> Option<&Shared> {
+        let nonces = self.pinned.get(&shared.tx.sender())?;
+        let (_, before) = nonces.range(..(shared.tx.nonce(), B256::ZERO)).next_back()?;
+        self.shared.get(before)
     }
 
     /// Drops a shared transaction; unpins its sender if it is an own one.
@@ -86,9 +99,9 @@ impl Owner {
         let shared = self.shared.remove(hash)?.tx;
         if shared.origin == self.config.shard {
             let sender = shared.tx.sender();
-            if let Some(count) = self.pinned.get_mut(&sender) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(nonces) = self.pinned.get_mut(&sender) {
+                nonces.remove(&(shared.tx.nonce(), *hash));
+                if nonces.is_empty() {
                     self.pinned.remove(&sender);
                 }
             }

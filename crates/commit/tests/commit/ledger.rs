@@ -42,7 +42,7 @@ pub enum Message {
 }
 
 /// What the shard's log holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Input {
     Block(LocalBlock),
     Cut(BeaconBlock),
@@ -53,6 +53,8 @@ pub enum Input {
     Credits(ShardId, Vec<Credit>),
     Settle(Settlement),
     Grant(GroupId, Vec<Write>),
+    /// The cluster was restored from a backup.
+    Restored(Box<Owner>),
 }
 
 /// What is durable: a function of the inputs.
@@ -123,6 +125,7 @@ impl Ledger {
                 let ended = self.owner.settle(*settlement);
                 self.receipts.extend(ended.into_iter().map(|(receipt, _)| receipt));
             }
+            Input::Restored(owner) => self.owner.clone_from(owner),
             Input::Grant(group, values) => effects.fenced = self.owner.grant(*group, values),
         }
         effects

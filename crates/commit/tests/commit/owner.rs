@@ -513,3 +513,28 @@ fn a_slow_owner_keeps_the_next_attempt_through_the_end_of_the_one_before() {
 fn committed(digest: B256) -> Verdict {
     Verdict::Commit { digest, late: Vec::new() }
 }
+
+#[test]
+fn later_ones_of_a_sender_stay_away_with_the_one_before_them() {
+    let mut stage = Stage::new();
+    let [first, second] = [0, 1].map(|nonce| stage.shared(nonce, 1));
+    for shared in [&first, &second] {
+        assert_eq!(stage.owner.check_share(shared), Ok(true));
+        assert!(stage.owner.share(shared.clone()));
+    }
+    let [one, two] = [&first, &second].map(|shared| stage.plan(shared));
+    let missing = AbortCause::Missing(vec![THERE]);
+    assert_eq!(stage.decide(one.id, Verdict::Abort(missing)).returned, []);
+    // It would come back at once, only to be behind.
+    let effects = stage.decide(two.id, Verdict::Abort(AbortCause::Dependant));
+    assert_eq!(effects.returned, []);
+    let back = stage.cut(stage.next()).returned;
+    let nonces: Vec<u64> = back.iter().map(|shared| shared.tx.nonce()).collect();
+    assert_eq!(nonces, [0, 1]);
+    let again = stage.decide(one.id, Verdict::Abort(AbortCause::Silent));
+    assert_eq!(again.returned, [], "it was decided");
+    for shared in back {
+        stage.owner.withdraw(shared.reference()).expect("it has returned");
+    }
+    assert!(!stage.owner.is_pinned(&stage.sender));
+}

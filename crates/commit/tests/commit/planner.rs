@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use atoll_commit::{BeaconRecord, Planner, PlannerConfig};
 use atoll_types::{
     AbortCause, Address, Anchor, B256, CreditsDue, Decision, Fingerprints, GroupAck, GroupDigest,
-    GroupId, Intent, ShardId, ShardKeys, TxRef, Verdict,
+    GroupId, Intent, ShardId, ShardKeys, StateRoot, TxRef, Verdict,
 };
 
 use crate::{toy::Rng, world::planner_config};
@@ -61,6 +61,7 @@ fn anchor(shard: u16, cut: u64, acks: &[(GroupId, u8)]) -> Anchor {
         acks: acks.iter().map(ack).collect(),
         credits_sent: Vec::new(),
         credits_received: Vec::new(),
+        root: None,
     }
 }
 
@@ -565,4 +566,25 @@ fn ten_thousand_that_conflict_are_grouped_in_no_time() {
     }
     let record = make(&mut planner);
     assert_eq!((record.block.plan.len(), record.block.plan[0].txs.len()), (1, 10_000));
+}
+
+#[test]
+fn a_block_takes_in_roots_and_a_new_one_is_work() {
+    let mut planner = planner();
+    let root = |cut, byte| Some(StateRoot { cut, root: B256::repeat_byte(byte) });
+    let told = |planner: &mut Planner, root| {
+        planner.anchor(Anchor { root, ..anchor(0, 1, &[]) });
+        planner.has_work()
+    };
+    all_at(&mut planner, 1);
+    make(&mut planner);
+    assert!(!planner.has_work());
+    assert!(told(&mut planner, root(1, 1)));
+    let taken = make(&mut planner).block.anchors.clone();
+    assert_eq!(taken.iter().map(|anchored| anchored.root).collect::<Vec<_>>(), [root(1, 1)]);
+    // Nothing has changed since: that can wait for the heartbeat.
+    assert!(!told(&mut planner, root(2, 1)));
+    assert!(!told(&mut planner, root(1, 7)), "an older one that came late is no news");
+    assert_eq!(make(&mut planner).block.anchors[0].root, root(2, 1));
+    assert!(told(&mut planner, root(3, 2)));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use atoll_commit::{CutEffects, Executor, Touched};
+use atoll_commit::{CutEffects, Executor, Owner, Touched};
 use atoll_types::{
     Address, B256, BeaconBlock, Credit, CreditKind, GroupId, KeySet, LocalBlock, LocalTx,
     PartMessage, ReceiptKind, Refusal, ShardId, SharedTx, StateKey, StateValue, Tx, TxRef, U256,
@@ -50,6 +50,8 @@ pub struct Shard {
     pub stuck_credits: u64,
     /// What each group may write here, and the cut since which it may.
     pub fences: HashMap<GroupId, BTreeMap<StateKey, u64>>,
+    /// The cluster was restored from a backup.
+    pub went_back: bool,
 }
 
 impl Shard {
@@ -72,6 +74,7 @@ impl Shard {
             counts: BTreeMap::new(),
             stuck_credits: 0,
             fences: HashMap::new(),
+            went_back: false,
         }
     }
 
@@ -103,6 +106,48 @@ impl Shard {
         assert_eq!(again.face(), self.ledger.face(), "replay gives another state");
         assert_eq!(again.values, self.ledger.values);
         self.ledger = again;
+        self.lose_all();
+    }
+
+    /// Goes back to what it was right after a cut, and hands out its owner.
+    pub fn go_back(&mut self, fresh: Ledger, cut: u64) -> Owner {
+        let is_cut = |input: &Input| matches!(input, Input::Cut(block) if block.number() == cut);
+        let at = self.inputs.iter().position(is_cut).expect("the cut was passed");
+        // If the cluster was restored to this very cut before, that is where it goes back to.
+        let again = matches!(self.inputs.get(at + 1), Some(Input::Restored(_)));
+        self.inputs.truncate(at + 1 + usize::from(again));
+        self.ledger = fresh;
+        for input in &self.inputs {
+            self.ledger.apply(input);
+        }
+        self.purses.truncate(cut as usize + 1);
+        self.sent.retain(|(to, seq), _| *seq <= newest(&self.ledger.owner, *to));
+        self.ledger.owner.clone()
+    }
+
+    /// Goes on from a state that was reconciled with those of the others. `decided`: groups that the
+    /// beacon has decided up to the cut.
+    pub fn restore(&mut self, owner: Owner, decided: &HashSet<GroupId>) {
+        let held = self.ledger.owner.held_credits() - owner.held_credits();
+        let at_cut = self.purses.last().expect("there is one for each cut").received;
+        self.received = at_cut - held;
+        if let Some(purse) = self.purses.last_mut() {
+            purse.received -= held;
+            purse.here -= held;
+        }
+        self.fences.retain(|group, keys| {
+            let mine = owner.keys(*group);
+            keys.retain(|key, _| {
+                mine.is_some_and(|mine| mine.writes.contains(key)) || decided.contains(group)
+            });
+            !keys.is_empty()
+        });
+        self.log(Input::Restored(Box::new(owner)));
+        self.went_back = true;
+        self.lose_all();
+    }
+
+    fn lose_all(&mut self) {
         self.jobs.clear();
         self.escalated.clear();
         self.sharing.clear();
@@ -119,6 +164,8 @@ impl Shard {
             Refusal::OldAttempt { .. } => "old attempt",
             Refusal::Expired { .. } => "expired",
             Refusal::NotLate { .. } => "not late",
+            // An owner that went back has forgotten that it leased a key late: the group is aborted.
+            Refusal::OutsideFence { .. } if self.went_back => "outside the fence",
             // The others take a shard that breaks rules.
             other => panic!("{other}"),
         };
@@ -191,8 +238,10 @@ impl Shard {
                     self.log(Input::Credits(from, news));
                 }
             }
+            // One of a cut to come waits for it; here, until it is told again.
             Message::Settle(settlement) => {
-                if self.ledger.owner.is_news(&settlement) {
+                let passed = settlement.cut <= self.ledger.owner.cut_number();
+                if passed && self.ledger.owner.is_news(&settlement) {
                     self.log(Input::Settle(settlement));
                 }
             }
@@ -472,4 +521,10 @@ impl Shard {
             && owner.held_credits().is_zero()
             && self.pool.values().all(VecDeque::is_empty)
     }
+}
+
+/// Number of the newest credit that was ever sent to a shard.
+fn newest(owner: &Owner, to: ShardId) -> u64 {
+    let sent = owner.anchor().credits_sent;
+    sent.iter().find(|(shard, _)| *shard == to).map_or(0, |(_, seq)| *seq)
 }

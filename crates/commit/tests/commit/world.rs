@@ -1,10 +1,10 @@
 //! N shards and a beacon on a network that delays, repeats, loses and reorders.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use atoll_commit::{BeaconRecord, OwnerConfig, Planner, PlannerConfig};
+use atoll_commit::{BeaconRecord, Owner, OwnerConfig, Planner, PlannerConfig};
 use atoll_types::{
-    Address, Anchor, B256, GroupId, Intent, KeySet, Placement, ShardId, StateKey, TxRef, U256,
+    Address, Anchor, B256, GroupId, Intent, KeySet, Placement, ShardId, StateKey, Tx, TxRef, U256,
     Verdict, Write,
 };
 
@@ -39,7 +39,11 @@ pub struct World {
     config: PlannerConfig,
     shards: Vec<Shard>,
     planner: Planner,
+    /// What it was after each block.
+    planners: Vec<Planner>,
     chain: Vec<BeaconRecord>,
+    /// Every transaction that was ever submitted.
+    submitted: Vec<Tx>,
     network: BTreeMap<(u64, u64), Envelope>,
     step: u64,
     sent: u64,
@@ -83,8 +87,10 @@ impl World {
             placement,
             cast,
             config,
+            planners: vec![planner.clone()],
             planner,
             chain: Vec::new(),
+            submitted: Vec::new(),
             network: BTreeMap::new(),
             step: 0,
             sent: 0,
@@ -107,8 +113,12 @@ impl World {
         Ledger::new(config, &block, &values)
     }
 
-    pub fn run(&mut self, steps: u64) {
+    /// `restored`: now and then the whole cluster goes back to a cut.
+    pub fn run(&mut self, steps: u64, restored: bool) {
         for _ in 0..steps {
+            if restored && self.rng.below(70) == 0 {
+                self.restore();
+            }
             if self.rng.percent(12) {
                 self.submit();
             }
@@ -194,6 +204,7 @@ impl World {
         let nonce = self.nonces.entry(sender).or_default();
         let tx = transaction(sender, *nonce, gas, &program);
         *nonce += 1;
+        self.submitted.push(tx.clone());
         let home = usize::from(self.placement.owner(&sender).0);
         self.shards[home].pool.entry(sender).or_default().push_back(tx);
     }
@@ -208,6 +219,49 @@ impl World {
         }
         self.planner.apply(&record);
         self.chain.push(record);
+        self.planners.push(self.planner.clone());
+    }
+
+    /// A backup at a cut that all have passed, restored: everybody goes back to it.
+    pub fn restore(&mut self) {
+        let passed = self.shards.iter().map(|shard| shard.ledger.owner.cut_number()).min();
+        // Mostly a recent one: a shard may lag far behind another one then.
+        let passed = passed.unwrap_or(0);
+        let cut = passed.saturating_sub(self.rng.below(6) as u64);
+        if cut == 0 {
+            return;
+        }
+        self.seen.add("restored", 1);
+        let mut owners: Vec<Owner> = Vec::new();
+        for at in 0..self.shards.len() {
+            let fresh = self.fresh(ShardId(at as u16));
+            owners.push(self.shards[at].go_back(fresh, cut));
+        }
+        let before: Vec<U256> = owners.iter().map(Owner::held_credits).collect();
+        Owner::reconcile(&mut owners).unwrap();
+        let after = owners.iter().map(Owner::held_credits);
+        let unheard = before.iter().zip(after).filter(|(before, after)| *before != after);
+        self.seen.add("unheard credits", unheard.count() as u64);
+        self.planners.truncate(cut as usize + 1);
+        self.planner = self.planners[cut as usize].clone();
+        self.chain.truncate(cut as usize);
+        self.network.clear();
+        let decided = self.chain.iter().flat_map(|record| &record.block.decisions);
+        let decided: HashSet<GroupId> = decided.map(|decision| decision.group).collect();
+        for (shard, owner) in self.shards.iter_mut().zip(owners) {
+            self.seen.add("restored open", owner.open_groups().count() as u64);
+            shard.restore(owner, &decided);
+            shard.pool.clear();
+        }
+        // Clients send again what they have no receipt of.
+        for tx in &self.submitted {
+            let home = &mut self.shards[usize::from(self.placement.owner(&tx.sender()).0)];
+            let next = home.ledger.value(&StateKey::Basic(tx.sender())).basic().nonce;
+            if tx.nonce() >= next {
+                home.pool.entry(tx.sender()).or_default().push_back(tx.clone());
+            }
+        }
+        self.money_is_conserved();
     }
 
     fn cut(&mut self, at: usize) {

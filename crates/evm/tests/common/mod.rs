@@ -1,6 +1,8 @@
 //! A world that exists twice: as keys for the executor, and in plain revm's database.
 #![allow(dead_code)]
 
+pub mod programs;
+
 use std::collections::BTreeSet;
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEip2930, TxEip7702, TxLegacy};

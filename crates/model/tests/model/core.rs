@@ -25,6 +25,8 @@ fn finds(bug: Planted) {
         Planted::CommitBeforeSource => vec![(unsure(), small(3)), (chain(3), small(3))],
         // The model has no two transactions of one nonce: the pool's part.
         Planted::ForgetPin => Vec::new(),
+        // No world has an owner that passes the commit of one group before another of its round asks.
+        Planted::LateDespiteCommit => Vec::new(),
         Planted::LateAfterUse | Planted::LateDespiteFence => {
             vec![(late(2), small(3)), (late_fenced(), small(2))]
         }

@@ -52,6 +52,7 @@ fn each_operation_runs_to_its_end() {
         Op::Log(2),
     ];
     ops.extend((0..16).map(Op::Environment));
+    ops.extend([0, 1, 255].map(Op::Ancestor));
     let targets = [other, Target::Stored(1), Target::Computed, Target::Own, Target::Caller];
     for target in targets {
         ops.extend((0..3).map(|which| Op::Account(which, target)));

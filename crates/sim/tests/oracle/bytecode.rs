@@ -89,6 +89,8 @@ pub enum Op {
     Transient(u8),
     /// An instruction that pushes one word: `NUMBER`, `CALLER`, `GAS`, …
     Environment(u8),
+    /// `BLOCKHASH` of so many blocks before.
+    Ancestor(u8),
     /// `BALANCE`, `EXTCODEHASH` or `EXTCODESIZE`.
     Account(u8, Target),
     /// `tight`: with little gas. `strict`: reverts if the call fails.
@@ -135,6 +137,8 @@ mod code {
     pub const XOR: u8 = 0x18;
     pub const SHR: u8 = 0x1c;
     pub const ADDRESS: u8 = 0x30;
+    pub const BLOCKHASH: u8 = 0x40;
+    pub const NUMBER: u8 = 0x43;
     pub const CALLER: u8 = 0x33;
     pub const CALLDATALOAD: u8 = 0x35;
     pub const CALLDATASIZE: u8 = 0x36;
@@ -386,6 +390,7 @@ impl Assembler {
             Op::Environment(which) => {
                 self.op(&[ENVIRONMENT[usize::from(which) % ENVIRONMENT.len()]]).mix()
             }
+            Op::Ancestor(back) => self.byte(back).op(&[NUMBER, SUB, BLOCKHASH]).mix(),
             Op::Account(which, target) => {
                 self.target(target).op(&[ACCOUNT[usize::from(which) % ACCOUNT.len()]]).mix()
             }

@@ -6,7 +6,8 @@ use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256};
 use atoll_sim::Config;
 use atoll_types::{
-    Basic, BlockEnv, CodeRef, Executed, KECCAK_EMPTY, SharedTx, StateKey, StateValue, Tx,
+    Basic, BeaconBlock, BlockEnv, CodeRef, Executed, KECCAK_EMPTY, SharedTx, StateKey, StateValue,
+    Tx,
 };
 use revm::{
     Context, Database as _, DatabaseCommit as _, ExecuteEvm as _, MainBuilder as _,
@@ -61,6 +62,11 @@ impl Machine {
         let coinbase = config.planner.coinbase;
         let (tips, touched) = (HashMap::new(), BTreeSet::new());
         Self { state, coinbase, tips, touched, counts: Counts::default() }
+    }
+
+    /// What `BLOCKHASH` gives of a block.
+    pub fn know_block(&mut self, block: &BeaconBlock) {
+        self.state.cache.block_hashes.insert(U256::from(block.number()), block.hash());
     }
 
     fn info(&mut self, address: &Address) -> AccountInfo {

@@ -25,9 +25,10 @@ const CASES: u32 = 3_000;
 const SEED: u64 = 1;
 
 /// What has to happen in a run of that many programs.
-const NEEDED: [&str; 21] = [
+const NEEDED: [&str; 23] = [
     "aborts",
     "across shards",
+    "behind",
     "created",
     "created and destroyed",
     "credits",
@@ -41,6 +42,7 @@ const NEEDED: [&str; 21] = [
     "late owners",
     "local",
     "logs",
+    "of one sender together",
     "payments sent back",
     "refused in a group",
     "together",

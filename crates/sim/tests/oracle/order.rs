@@ -129,13 +129,20 @@ impl<'a> Order<'a> {
             commits,
             results,
             shards: world.shards().iter().map(Shard::new).collect(),
-            machine: Machine::new(world.config()),
+            machine: Self::machine(world),
             seen: HashSet::new(),
             wrong: HashMap::new(),
             payments: HashMap::new(),
             fees: HashMap::new(),
             counts,
         })
+    }
+
+    fn machine(world: &World) -> Machine {
+        let mut machine = Machine::new(world.config());
+        machine.know_block(atoll_commit::Planner::new(world.config().planner.clone()).head());
+        world.chain().iter().for_each(|record| machine.know_block(&record.block));
+        machine
     }
 
     fn home(&self, tx: &B256) -> Option<ShardId> {
@@ -294,6 +301,7 @@ impl<'a> Order<'a> {
             parts.iter().flat_map(|part| &part.outcomes).map(|(tx, end)| (*tx, end)).collect();
         let receipts: HashMap<B256, &Receipt> =
             parts.iter().flat_map(|part| &part.receipts).map(|r| (r.tx, r)).collect();
+        let mut senders = HashSet::new();
         for TxRef { hash, .. } in &group.txs {
             let outcome = outcomes.get(hash).ok_or_else(|| format!("no outcome of {hash}"))?;
             match outcome {
@@ -304,6 +312,8 @@ impl<'a> Order<'a> {
                         return Err(format!("{hash} has another receipt in the group"));
                     }
                     self.counts.add("across shards", 1);
+                    let sender = self.txs.get(hash).map(Tx::sender);
+                    self.counts.add("of one sender together", usize::from(!senders.insert(sender)));
                     let wrong = self.wrong.get(hash).copied().unwrap_or(0);
                     let place = Place::Group { wrong };
                     self.run(*hash, group.id.round, place, shown, receipt)?;
@@ -314,6 +324,7 @@ impl<'a> Order<'a> {
                 }
                 TxOutcome::Behind | TxOutcome::Invalid { .. } => {
                     self.counts.add("refused in a group", 1);
+                    self.counts.add("behind", usize::from(**outcome == TxOutcome::Behind));
                     let tx = self.txs.get(hash).ok_or_else(|| format!("nobody sent {hash}"))?;
                     let env = self.world.chain()[group.id.round as usize - 1].block.env;
                     self.machine.expect_invalid(tx, &env)?;

@@ -9,7 +9,7 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use crate::{SEED, number, runner, strategy};
 
 /// Programs within which each bug is found.
-const ENOUGH: usize = 2_000;
+const ENOUGH: usize = 3_000;
 
 /// After how many programs a bug is found, and how it shows.
 fn find(bug: Planted) -> Option<(usize, String)> {

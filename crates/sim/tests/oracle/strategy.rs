@@ -15,7 +15,58 @@ pub fn case() -> impl Strategy<Value = Case> {
         3 => any_case(contract(), action(act())),
         2 => any_case(fickle(), action(calls())),
         1 => any_case(contract(), action(payments())),
+        2 => any_case(contract(), busy(action(act()))),
+        1 => any_case(fickle(), busy(action(calls()))),
+        2 => any_case(watched(), action(looks())),
+        2 => any_case(renamed(), action(renames())),
     ]
+}
+
+/// A contract that most calls only look at, while the others write what they see.
+fn watched() -> impl Strategy<Value = Contract> {
+    let slot = || 0..SLOTS;
+    let look = prop_oneof![1 => slot().prop_map(Op::Load), 2 => slot().prop_map(Op::LoadStored)];
+    let write =
+        prop_oneof![2 => slot().prop_map(Op::Increment), 1 => slot().prop_map(Op::StoreStored)];
+    let step = prop_oneof![
+        1 => look.prop_map(|op| Step { guard: Guard::Always, op }),
+        1 => (0..3u8, write).prop_map(|(bit, op)| Step { guard: Guard::Bit(bit), op }),
+    ];
+    (vec(step, 2..6), slots()).prop_map(|(steps, slots)| Contract { steps, eager: false, slots })
+}
+
+/// Calls of few contracts, each of which says what is carried out.
+fn looks() -> impl Strategy<Value = Act> {
+    (0..3u8, 0..8u8).prop_map(chosen)
+}
+
+/// A contract of which one call reads where its first slot says, another changes what that says, and
+/// others write there.
+fn renamed() -> impl Strategy<Value = Contract> {
+    let step = |bit, op| Step { guard: Guard::Bit(bit), op };
+    (1..6u8, 1..6u8, slots()).prop_map(move |(one, other, slots)| Contract {
+        steps: vec![
+            step(0, Op::Increment(one)),
+            step(1, Op::Increment(other)),
+            step(2, Op::Increment(0)),
+            step(3, Op::LoadStored(0)),
+        ],
+        eager: false,
+        slots: slots.into_iter().map(|word| word % 3).collect(),
+    })
+}
+
+fn renames() -> impl Strategy<Value = Act> {
+    let seed = prop_oneof![2 => 1..4u8, 2 => Just(4), 3 => Just(8)];
+    (0..2u8, seed).prop_map(chosen)
+}
+
+fn chosen((to, seed): (u8, u8)) -> Act {
+    Act::Call { to: Person::Contract(to), seed, fuel: 1, amount: Amount::Wei(0) }
+}
+
+fn slots() -> impl Strategy<Value = Vec<u8>> {
+    vec(0..8u8, usize::from(SLOTS))
 }
 
 /// A contract whose keys are all named by values that every call changes.
@@ -35,11 +86,7 @@ fn fickle() -> impl Strategy<Value = Contract> {
         2 => call,
     ];
     let steps = vec(op.prop_map(|op| Step { guard: Guard::Always, op }), 1..6);
-    (steps, vec(0..8u8, usize::from(SLOTS))).prop_map(|(steps, slots)| Contract {
-        steps,
-        eager: false,
-        slots,
-    })
+    (steps, slots()).prop_map(|(steps, slots)| Contract { steps, eager: false, slots })
 }
 
 /// Calls of few contracts.
@@ -60,6 +107,15 @@ fn payments() -> impl Strategy<Value = Act> {
         Act::Call { to, seed: 0, fuel: 0, amount }
     });
     prop_oneof![1 => pay, 2 => call]
+}
+
+/// Of two senders, who have many transactions under way at once.
+fn busy(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Action> {
+    (action, 0..4u8, prop::bool::weighted(0.1)).prop_map(|(action, from, waits)| Action {
+        from: from / 3,
+        wait: if waits { action.wait } else { 0 },
+        ..action
+    })
 }
 
 fn any_case(
@@ -88,8 +144,11 @@ fn any_case(
 }
 
 fn contract() -> impl Strategy<Value = Contract> {
-    (vec(step(), 0..7), any::<bool>(), vec(0..8u8, usize::from(SLOTS)))
-        .prop_map(|(steps, eager, slots)| Contract { steps, eager, slots })
+    (vec(step(), 0..7), any::<bool>(), slots()).prop_map(|(steps, eager, slots)| Contract {
+        steps,
+        eager,
+        slots,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -125,6 +184,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => slot().prop_map(Op::Clear),
         1 => slot().prop_map(Op::Transient),
         2 => (0..16u8).prop_map(Op::Environment),
+        1 => prop_oneof![3 => 0..4u8, 1 => any::<u8>()].prop_map(Op::Ancestor),
         2 => account,
         6 => call,
         2 => pay,

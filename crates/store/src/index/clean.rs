@@ -35,14 +35,20 @@ pub(super) fn write(dir: &Path, files: &Path, payload: &[u8]) -> Result<(), Stor
 /// Whether there is a marker and `files` are as it says; removes one that does not hold. To be
 /// called before anything opens the files.
 pub(super) fn verify(dir: &Path, files: &Path) -> Result<bool, StoreError> {
-    let holds = match read(dir)? {
-        Some((marked, _)) => files.is_dir() && fingerprint(files)? == marked,
-        None => false,
-    };
+    let holds = holds(dir, files)?.unwrap_or(false);
     if !holds {
         remove(dir)?;
     }
     Ok(holds)
+}
+
+/// Whether `files` are as the marker says; `None` if there is none.
+pub(super) fn holds(dir: &Path, files: &Path) -> Result<Option<bool>, StoreError> {
+    match read(dir)? {
+        Some((marked, _)) => Ok(Some(files.is_dir() && fingerprint(files)? == marked)),
+        None if path(dir).exists() => Ok(Some(false)),
+        None => Ok(None),
+    }
 }
 
 /// Durably removes the marker and returns its payload; a damaged one counts as none.

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Index, check_entry};
+use super::{Entries, Index, check_entry};
 use crate::StoreError;
 
 /// An index in memory for tests and simulations. Clones share one "disk".
@@ -49,6 +50,13 @@ impl Index for MemoryIndex {
         disk.clean = None;
         disk.entries.remove(key);
         Ok(())
+    }
+
+    fn scan_after(&self, after: &[u8], max: usize) -> Result<Entries, StoreError> {
+        let disk = self.read();
+        let behind = (Bound::Excluded(after.to_vec()), Bound::Unbounded);
+        let entries = disk.entries.range::<Vec<u8>, _>(behind).take(max);
+        Ok(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn scan_prefix(

@@ -12,6 +12,9 @@ pub const MAX_KEY_BYTES: usize = 1 << 10;
 /// Longest value of an index.
 pub const MAX_VALUE_BYTES: usize = 8 << 20;
 
+/// Entries of an index: keys and values.
+pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A map from key to value that can be rebuilt from the log: never the log of record.
 pub trait Index: Send + Sync {
     /// # Errors
@@ -32,6 +35,12 @@ pub trait Index: Send + Sync {
     /// to the index.
     fn scan_prefix(&self, prefix: &[u8], f: &mut dyn FnMut(&[u8], &[u8]))
     -> Result<(), StoreError>;
+
+    /// Up to `max` entries behind the key `after`, in the order of keys; empty when there are none.
+    ///
+    /// # Errors
+    /// Those of [`Index::get`].
+    fn scan_after(&self, after: &[u8], max: usize) -> Result<Entries, StoreError>;
 
     /// Hands everything put so far to the operating system.
     fn flush(&self) -> Result<(), StoreError>;

@@ -3,12 +3,13 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::mem;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Index, MAX_KEY_BYTES, check_entry, clean};
+use super::{Entries, Index, MAX_KEY_BYTES, check_entry, clean};
 use crate::StoreError;
 use crate::disk::{self, DirLock};
 
@@ -82,6 +83,16 @@ impl SledIndex {
         let lock = DirLock::take(dir)?;
         let number = generations(dir)?.into_iter().max().unwrap_or(1);
         Self::open_generation(dir, cache_bytes, number, lock)
+    }
+
+    /// Whether the index in `dir` is as a clean stop has left it; `None` if none has. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when it is open elsewhere.
+    pub fn is_as_left(dir: &Path) -> Result<Option<bool>, StoreError> {
+        let _lock = DirLock::take(dir)?;
+        let number = generations(dir)?.into_iter().max().unwrap_or(1);
+        clean::holds(dir, &generation_dir(dir, number))
     }
 
     /// Like [`SledIndex::open`], but without reading what is there: it is removed.
@@ -200,6 +211,18 @@ impl Index for SledIndex {
             f(&key, &self.open_value(&key, &sealed)?);
         }
         Ok(())
+    }
+
+    fn scan_after(&self, after: &[u8], max: usize) -> Result<Entries, StoreError> {
+        let db = self.read().db.clone();
+        let mut found = db.range::<&[u8], _>((Bound::Excluded(after), Bound::Unbounded));
+        let mut entries = Vec::new();
+        while entries.len() < max
+            && let Some((key, sealed)) = self.call("read", || found.next().transpose())?
+        {
+            entries.push((key.to_vec(), self.open_value(&key, &sealed)?));
+        }
+        Ok(entries)
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, HEADER_BYTES, Header};
+use super::reserve::Reserve;
 use super::scan::{self, Opened, Position, Segment};
 use super::{Log, LogOptions};
 use crate::StoreError;
@@ -26,6 +27,7 @@ pub struct FileLog {
     poisoned: Option<String>,
     opened: Opened,
     frame: Vec<u8>,
+    reserve: Reserve,
     _lock: DirLock,
 }
 
@@ -45,8 +47,8 @@ impl FileLog {
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self, StoreError> {
         let lock = DirLock::take(dir)?;
         let mut segments = scan::list(dir)?;
-        let start = Position { salt: options.salt, chain: 0, next: 1, end: 0 };
-        let (mut at, opened) = scan::recover(&mut segments, start)?;
+        let start = Position { salt: options.salt, chain: 0, next: options.first, end: 0 };
+        let (mut at, opened) = scan::recover(&mut segments, start, true)?;
         let file = match segments.last() {
             Some(segment) if at.end > 0 => reopen(&segment.path)?,
             _ => {
@@ -60,6 +62,7 @@ impl FileLog {
         disk::sync(dir)?;
         Ok(Self {
             dir: dir.to_path_buf(),
+            reserve: Reserve::take(dir, options.reserve_bytes, options.min_free_bytes)?,
             options,
             segments,
             file: Box::new(file),
@@ -154,21 +157,10 @@ impl FileLog {
 
 impl Log for FileLog {
     fn append(&mut self, record: &[u8]) -> Result<u64, StoreError> {
-        self.check()?;
-        StoreError::check_size(record.len(), self.options.max_record_bytes as usize)?;
-        let size = (frame::FRAME_BYTES + record.len()) as u64;
-        let empty = self.at.end == HEADER_BYTES as u64;
-        if !empty && self.at.end + size > self.options.segment_bytes {
-            self.roll()?;
+        match self.append_once(record) {
+            Err(StoreError::Full { .. }) if self.reserve.release() => self.append_once(record),
+            other => other,
         }
-        let chain = frame::encode(self.at.salt, self.at.chain, record, &mut self.frame);
-        self.unsynced = true;
-        if let Err(e) = self.file.write_all_at(&self.frame, self.at.end) {
-            return Err(self.undo_append(&e));
-        }
-        let number = self.at.next;
-        self.at = Position { chain, next: number + 1, end: self.at.end + size, ..self.at };
-        Ok(number)
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
@@ -187,6 +179,24 @@ impl Log for FileLog {
         self.at.next
     }
 
+    fn first(&self) -> u64 {
+        self.segments.first().map_or(self.at.next, |segment| segment.first)
+    }
+
+    fn cut(&mut self, before: u64) -> Result<(), StoreError> {
+        self.check()?;
+        // Each name is durably gone before the next, so that a crash leaves no gap.
+        while self.segments.len() > 1 && self.segments[1].first <= before {
+            disk::remove_file(&self.dir, &self.segments[0].path)?;
+            self.segments.remove(0);
+        }
+        Ok(())
+    }
+
+    fn is_low(&mut self) -> bool {
+        self.reserve.is_low()
+    }
+
     fn visit(
         &self,
         from: u64,
@@ -195,6 +205,10 @@ impl Log for FileLog {
         self.check()?;
         if from >= self.at.next {
             return Ok(());
+        }
+        if from.max(1) < self.first() {
+            let what = format!("records {from} to {} are not kept any more", self.first() - 1);
+            return Err(scan::corrupt(&self.segments[0].path, 0, &what));
         }
         let stopped = Cell::new(false);
         let mut show = |number: u64, record: &[u8]| {
@@ -214,6 +228,26 @@ impl Log for FileLog {
             }
         }
         self.check_end(before)
+    }
+}
+
+impl FileLog {
+    fn append_once(&mut self, record: &[u8]) -> Result<u64, StoreError> {
+        self.check()?;
+        StoreError::check_size(record.len(), self.options.max_record_bytes as usize)?;
+        let size = (frame::FRAME_BYTES + record.len()) as u64;
+        let empty = self.at.end == HEADER_BYTES as u64;
+        if !empty && self.at.end + size > self.options.segment_bytes {
+            self.roll()?;
+        }
+        let chain = frame::encode(self.at.salt, self.at.chain, record, &mut self.frame);
+        self.unsynced = true;
+        if let Err(e) = self.file.write_all_at(&self.frame, self.at.end) {
+            return Err(self.undo_append(&e));
+        }
+        let number = self.at.next;
+        self.at = Position { chain, next: number + 1, end: self.at.end + size, ..self.at };
+        Ok(number)
     }
 }
 

@@ -15,6 +15,8 @@ struct Switches {
     no_write: Arc<AtomicBool>,
     no_sync: Arc<AtomicBool>,
     no_set_len: Arc<AtomicBool>,
+    /// The disk is full only as long as this file is there.
+    reserve: Option<PathBuf>,
 }
 
 struct BadFile {
@@ -28,7 +30,8 @@ fn fail_if(on: &AtomicBool, kind: io::ErrorKind) -> io::Result<()> {
 
 impl RawFile for BadFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if self.on.full.load(Ordering::Relaxed) {
+        let room = self.on.reserve.as_ref().is_some_and(|reserve| !reserve.exists());
+        if self.on.full.load(Ordering::Relaxed) && !room {
             FileExt::write_all_at(&self.file, &bytes[..bytes.len() / 2], offset)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -119,4 +122,25 @@ fn a_failed_write_poisons() {
     assert!(matches!(log.append(b"two"), Err(StoreError::Io { .. })));
     on.no_write.store(false, Ordering::Relaxed);
     assert_poisoned(&mut log);
+}
+
+#[test]
+fn what_was_set_aside_lets_a_full_disk_take_what_was_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { reserve_bytes: 4_096, ..LogOptions::default() };
+    let mut log = FileLog::open(dir.path(), options).unwrap();
+    let reserve = dir.path().join("reserve");
+    let file = File::options().write(true).open(log.path()).unwrap();
+    let on = Switches { reserve: Some(reserve.clone()), ..Switches::default() };
+    log.file = Box::new(BadFile { file, on: on.clone() });
+    on.full.store(true, Ordering::Relaxed);
+    assert!(reserve.exists() && !log.is_low());
+    log.append(b"begun").unwrap();
+    log.sync().unwrap();
+    assert!(!reserve.exists());
+    // Here there is room for it again at once; on a full disk this is where it stays low.
+    assert!(!log.is_low() && reserve.exists());
+    drop(log);
+    let log = FileLog::open(dir.path(), LogOptions::default()).unwrap();
+    assert_eq!(records(&log), [b"begun".to_vec()]);
 }

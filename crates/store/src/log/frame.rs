@@ -14,10 +14,10 @@
 use crc32fast::Hasher;
 
 pub(super) const HEADER_BYTES: usize = 36;
-pub(super) const FRAME_BYTES: usize = 16;
+pub(crate) const FRAME_BYTES: usize = 16;
 
 const MAGIC: [u8; 8] = *b"ATOLLLOG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Header {
 
 /// Why the bytes at an offset are not the record expected there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
     Incomplete,
     Frame,
     Payload,
@@ -70,7 +70,7 @@ pub(super) enum Flaw {
 }
 
 impl Flaw {
-    pub(super) fn describe(self) -> &'static str {
+    pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Incomplete => "the record is incomplete",
             Self::Frame => "the length of the record does not match its checksum",
@@ -82,7 +82,7 @@ impl Flaw {
 
 /// A record as found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Record<'a> {
+pub(crate) struct Record<'a> {
     pub payload: &'a [u8],
     /// Chain value before it, as it says itself.
     prev: u32,
@@ -97,7 +97,7 @@ impl Record<'_> {
 }
 
 /// Puts the framed `payload` into `frame` (replacing what was there); returns the new chain value.
-pub(super) fn encode(salt: u64, chain: u32, payload: &[u8], frame: &mut Vec<u8>) -> u32 {
+pub(crate) fn encode(salt: u64, chain: u32, payload: &[u8], frame: &mut Vec<u8>) -> u32 {
     let size = u32::try_from(payload.len()).expect("the caller has checked it against a u32");
     let crc = payload_crc(salt, chain, payload);
     frame.clear();
@@ -111,9 +111,15 @@ pub(super) fn encode(salt: u64, chain: u32, payload: &[u8], frame: &mut Vec<u8>)
 }
 
 /// The record at the start of `bytes` that follows `chain`.
-pub(super) fn decode(salt: u64, chain: u32, bytes: &[u8]) -> Result<Record<'_>, Flaw> {
+pub(crate) fn decode(salt: u64, chain: u32, bytes: &[u8]) -> Result<Record<'_>, Flaw> {
     let record = recognise(salt, bytes)?;
     if record.prev == chain { Ok(record) } else { Err(Flaw::Misplaced) }
+}
+
+/// The length of the payload behind a head, for whoever reads a stream.
+pub(crate) fn payload_len(salt: u64, head: &[u8; FRAME_BYTES]) -> Result<usize, Flaw> {
+    let whole = frame_check(salt, &head[..12]) == u32_at(head, 12);
+    whole.then(|| u32_at(head, 0) as usize).ok_or(Flaw::Frame)
 }
 
 /// Offset of the first whole record of this log at or after `from`, whatever precedes it.

@@ -12,7 +12,10 @@ pub struct MemoryLog {
 
 #[derive(Debug, Default)]
 struct Disk {
+    /// Records that were cut off the front.
+    cut: usize,
     records: Vec<Vec<u8>>,
+    /// Of all that there ever were.
     synced: usize,
 }
 
@@ -25,8 +28,8 @@ impl MemoryLog {
     /// What a power cut does: every record that was not synced is gone.
     pub fn crash(&self) {
         let mut disk = self.disk();
-        let synced = disk.synced;
-        disk.records.truncate(synced);
+        let kept = disk.synced - disk.cut;
+        disk.records.truncate(kept);
     }
 
     /// The number of records that a crash would leave.
@@ -46,17 +49,30 @@ impl Log for MemoryLog {
         StoreError::check_size(record.len(), limit)?;
         let mut disk = self.disk();
         disk.records.push(record.to_vec());
-        Ok(disk.records.len() as u64)
+        Ok((disk.cut + disk.records.len()) as u64)
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
         let mut disk = self.disk();
-        disk.synced = disk.records.len();
+        disk.synced = disk.cut + disk.records.len();
         Ok(())
     }
 
     fn next(&self) -> u64 {
-        self.disk().records.len() as u64 + 1
+        let disk = self.disk();
+        (disk.cut + disk.records.len()) as u64 + 1
+    }
+
+    fn first(&self) -> u64 {
+        self.disk().cut as u64 + 1
+    }
+
+    fn cut(&mut self, before: u64) -> Result<(), StoreError> {
+        let mut disk = self.disk();
+        let count = (before.saturating_sub(1) as usize).min(disk.synced).saturating_sub(disk.cut);
+        disk.records.drain(..count);
+        disk.cut += count;
+        Ok(())
     }
 
     fn visit(
@@ -65,8 +81,8 @@ impl Log for MemoryLog {
         f: &mut dyn FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         // Copied, so that `f` may use another handle to the same log.
-        let records = self.disk().records.clone();
-        for (number, record) in (1..).zip(&records).skip_while(|(number, _)| *number < from) {
+        let (first, records) = (self.first(), self.disk().records.clone());
+        for (number, record) in (first..).zip(&records).skip_while(|(number, _)| *number < from) {
             if f(number, record).is_break() {
                 break;
             }

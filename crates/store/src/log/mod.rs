@@ -1,11 +1,14 @@
 mod file;
-mod frame;
+pub(crate) mod frame;
+mod frozen;
 mod memory;
+mod reserve;
 mod scan;
 
 use std::ops::ControlFlow;
 
 pub use file::FileLog;
+pub use frozen::FrozenLog;
 pub use memory::MemoryLog;
 pub use scan::Opened;
 
@@ -30,6 +33,23 @@ pub trait Log: Send {
     /// The number the next record will get.
     fn next(&self) -> u64;
 
+    /// The number of the oldest record that is kept; that of the next one if there is none.
+    fn first(&self) -> u64;
+
+    /// Forgets whole segments of records below number `before`, oldest first. Whoever calls it has
+    /// made durable what stands for them.
+    ///
+    /// # Errors
+    /// The log stays whole and usable: it reaches back as far as [`Log::first`] says then.
+    fn cut(&mut self, before: u64) -> Result<(), StoreError>;
+
+    /// Whether the volume is about to be full, or was met full, so that only what was set aside for
+    /// that let the last records be written. Tries to set it aside again. Nothing new is to be begun
+    /// while it is so.
+    fn is_low(&mut self) -> bool {
+        false
+    }
+
     /// Shows the records from number `from` on, in order and synced or not, until `f` breaks off.
     /// [`Replay::replay`] is the same for a callback that can fail.
     ///
@@ -53,6 +73,18 @@ impl<L: Log + ?Sized> Log for Box<L> {
 
     fn next(&self) -> u64 {
         (**self).next()
+    }
+
+    fn first(&self) -> u64 {
+        (**self).first()
+    }
+
+    fn cut(&mut self, before: u64) -> Result<(), StoreError> {
+        (**self).cut(before)
+    }
+
+    fn is_low(&mut self) -> bool {
+        (**self).is_low()
     }
 
     fn visit(
@@ -98,10 +130,23 @@ pub struct LogOptions {
     /// A random number, used only when the log is created and then kept in it. It makes sure that
     /// bytes inside a client's transaction cannot pass for a record when a torn tail is examined.
     pub salt: u64,
+    /// The number of the first record of a log that is created: what was before is in a snapshot.
+    pub first: u64,
+    /// Bytes set aside on the volume, so that what was begun before it filled up can be written.
+    pub reserve_bytes: u64,
+    /// The log is low when the volume has less than this free.
+    pub min_free_bytes: u64,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, max_record_bytes: 8 << 20, salt: 0 }
+        Self {
+            segment_bytes: 64 << 20,
+            max_record_bytes: 8 << 20,
+            salt: 0,
+            first: 1,
+            reserve_bytes: 0,
+            min_free_bytes: 0,
+        }
     }
 }

@@ -19,6 +19,13 @@ pub struct Opened {
     pub cut: Option<(PathBuf, u64)>,
 }
 
+impl Opened {
+    fn torn(&mut self, path: &Path, offset: u64, size: u64) {
+        self.cut_bytes = size - offset;
+        self.cut = Some((path.to_path_buf(), offset));
+    }
+}
+
 /// A segment file: the number of its first record, and where it is.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
@@ -60,31 +67,42 @@ pub(super) fn list(dir: &Path) -> Result<Vec<Segment>, StoreError> {
     Ok(segments)
 }
 
-/// Verifies all segments and cuts a torn tail off the last one. `start` is where an empty log
-/// starts.
+/// Verifies all segments, and cuts a torn tail off the last one if it is to `mend`. `start` is where
+/// an empty log starts.
 pub(super) fn recover(
     segments: &mut Vec<Segment>,
     start: Position,
+    mend: bool,
 ) -> Result<(Position, Opened), StoreError> {
     let mut at = start;
     let mut opened = Opened::default();
+    // Segments before it may have been deleted: what they held is in a snapshot.
+    at.next = segments.first().map_or(start.next, |segment| segment.first);
+    let first = at.next;
     for (i, segment) in segments.iter().enumerate() {
-        let last = i + 1 == segments.len();
-        at = recover_segment(segment, at, i == 0, last, &mut opened)?;
+        let place = Place { first: i == 0, last: i + 1 == segments.len(), mend };
+        at = recover_segment(segment, at, place, &mut opened)?;
     }
     if at.end == 0 {
         segments.pop();
     }
-    opened.records = at.next - 1;
+    opened.records = at.next - first;
     opened.segments = segments.len();
     Ok((at, opened))
+}
+
+/// Where a segment stands, and whether it may be changed.
+#[derive(Clone, Copy)]
+struct Place {
+    first: bool,
+    last: bool,
+    mend: bool,
 }
 
 fn recover_segment(
     segment: &Segment,
     before: Position,
-    first: bool,
-    last: bool,
+    Place { first, last, mend }: Place,
     opened: &mut Opened,
 ) -> Result<Position, StoreError> {
     let path = &segment.path;
@@ -92,7 +110,10 @@ fn recover_segment(
     // Records are written only after the header has been synced, so that a bad header with nothing
     // behind it is a segment whose creation was interrupted, and with something behind it damage.
     if last && bytes.len() <= HEADER_BYTES && Header::decode(&bytes).is_err() {
-        cut(path, 0, bytes.len() as u64, opened)?;
+        opened.torn(path, 0, bytes.len() as u64);
+        if mend {
+            cut(path, 0)?;
+        }
         return Ok(Position { end: 0, ..before });
     }
     let at = enter(segment, &bytes, (!first).then_some(before), before.next)?;
@@ -109,7 +130,10 @@ fn recover_segment(
         );
         return Err(corrupt(path, at.end, &what));
     }
-    cut(path, at.end, bytes.len() as u64, opened)?;
+    opened.torn(path, at.end, bytes.len() as u64);
+    if mend {
+        cut(path, at.end)?;
+    }
     Ok(at)
 }
 
@@ -173,9 +197,7 @@ pub(super) fn corrupt(path: &Path, offset: u64, what: &str) -> StoreError {
 }
 
 /// Takes everything from `offset` on off the file; at 0, the file itself.
-fn cut(path: &Path, offset: u64, size: u64, opened: &mut Opened) -> Result<(), StoreError> {
-    opened.cut_bytes = size - offset;
-    opened.cut = Some((path.to_path_buf(), offset));
+fn cut(path: &Path, offset: u64) -> Result<(), StoreError> {
     if offset == 0 {
         let dir = path.parent().expect("a segment is in a directory");
         return disk::remove_file(dir, path);

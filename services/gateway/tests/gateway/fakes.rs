@@ -11,7 +11,8 @@ use atoll_api::executor::{ExecutorError, ExecutorStats, ExecutorStatsReply};
 use atoll_api::mempool::{MempoolError, Refused, Submit, SubmitReply};
 use atoll_api::router::{RouterError, RouterStats, RouterStatsReply};
 use atoll_api::state::{
-    Feed, FeedEvent, FeedReply, Lookup, LookupReply, Read, ReadReply, StateError, TxStatus,
+    Feed, FeedEvent, FeedReply, Lookup, LookupReply, Prove, ProveReply, Read, ReadReply,
+    StateError, TxStatus,
 };
 use atoll_fabric::{Call, Context, Fault};
 use atoll_gateway::{BeaconLinks, ShardLinks};
@@ -67,6 +68,9 @@ pub struct ShardScript {
     pub cut: u64,
     pub oldest_cut: u64,
     pub reads: Vec<Read>,
+    /// The answer to every request for proofs; `None`: no root is published.
+    pub proven: Option<ProveReply>,
+    pub proves: Vec<Prove>,
     pub statuses: HashMap<B256, TxStatus>,
     pub lookups: usize,
     pub events: Vec<FeedEvent>,
@@ -93,6 +97,7 @@ pub fn shard_links(shard: &Shard) -> ShardLinks {
     ShardLinks {
         submit: link.clone(),
         read: link.clone(),
+        prove: link.clone(),
         lookup: link.clone(),
         feed: link.clone(),
         executor_stats: link.clone(),
@@ -139,6 +144,15 @@ impl Call<Read> for Link<ShardScript> {
             cut: script.cut,
             head: 100 + script.cut,
         })
+    }
+}
+
+#[async_trait]
+impl Call<Prove> for Link<ShardScript> {
+    async fn call(&self, _: Context, message: Prove) -> Result<ProveReply, StateError> {
+        let asked = message.min_cut;
+        self.0.change(|script| script.proves.push(message));
+        self.0.lock().proven.clone().ok_or(StateError::NoRoot { asked })
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod call;
 mod fakes;
+mod proof;
 mod query;
 mod receipts;
 mod setup;

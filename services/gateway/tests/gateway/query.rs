@@ -116,7 +116,13 @@ async fn a_block_says_what_was_ordered() {
 async fn the_cluster_says_how_it_stands_and_who_owns_what() {
     let gateway = Gateway::with(Limits::default(), [(CONTRACT, 1)]).await;
     let mut newest = block(2, 1);
-    newest.anchors.push(Anchored { shard: ShardId(0), head: 3, cut: 1, digest: B256::ZERO });
+    newest.anchors.push(Anchored {
+        shard: ShardId(0),
+        head: 3,
+        cut: 1,
+        digest: B256::ZERO,
+        root: None,
+    });
     gateway.beacon.change(|script| script.blocks.push(newest));
     gateway.shards[0].change(|script| script.cut = 1);
     gateway.shards[1].change(|script| script.cut = 2);

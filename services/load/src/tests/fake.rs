@@ -12,11 +12,11 @@ use alloy_primitives::{Address, B256, TxKind, U256};
 use atoll_types::{Placement, Tx};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetBlockRequest,
-    GetBlockResponse, GetClusterRequest, GetClusterResponse, GetReceiptRequest, GetReceiptResponse,
-    GetStatsRequest, GetStatsResponse, GetStorageRequest, GetStorageResponse, SubmitOutcome,
-    SubmitTransactionRequest, SubmitTransactionResponse, SubmitTransactionsRequest,
-    SubmitTransactionsResponse, TransactionFinality, TransactionKind, TransactionReceipt,
-    WatchReceiptsRequest, WatchReceiptsResponse,
+    GetBlockResponse, GetClusterRequest, GetClusterResponse, GetProofRequest, GetProofResponse,
+    GetReceiptRequest, GetReceiptResponse, GetStatsRequest, GetStatsResponse, GetStorageRequest,
+    GetStorageResponse, SubmitOutcome, SubmitTransactionRequest, SubmitTransactionResponse,
+    SubmitTransactionsRequest, SubmitTransactionsResponse, TransactionFinality, TransactionKind,
+    TransactionReceipt, WatchReceiptsRequest, WatchReceiptsResponse,
     get_cluster_response::Shard,
     ledger_service_server::{LedgerService, LedgerServiceServer},
     submit_transactions_response,
@@ -371,6 +371,13 @@ impl LedgerService for Handle {
 
     async fn call(&self, _: Request<CallRequest>) -> Reply<CallResponse> {
         Err(Status::unimplemented("not used"))
+    }
+
+    async fn get_proof(
+        &self,
+        _: Request<GetProofRequest>,
+    ) -> Result<Response<GetProofResponse>, Status> {
+        Err(Status::unimplemented("nobody asks this"))
     }
 
     async fn get_block(&self, _: Request<GetBlockRequest>) -> Reply<GetBlockResponse> {

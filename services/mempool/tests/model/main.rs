@@ -128,6 +128,7 @@ impl Run {
         let max_txs = self.rng.random_range(0..12);
         let max_gas = self.rng.random_range(20_000..300_000);
         let before = self.model.txs.clone();
+        let renewed = session > self.model.session;
         let expected = self.model.take(session, max_txs, max_gas);
         let released = self.pool.take(session, max_txs as u32, max_gas, self.now_ms);
         assert_eq!(released.as_ref(), Ok(&expected));
@@ -135,16 +136,24 @@ impl Run {
         for tx in &expected {
             let sender = tx.sender();
             assert!(!self.removed.contains(tx.hash()), "{tx:?} was removed");
-            assert!(!self.model.has_pin(sender), "{tx:?} of a pinned sender");
-            let mine = |other: &&Tx| other.sender() == sender && other.nonce() < tx.nonce();
-            let earlier = expected.iter().take_while(|other| *other != tx).filter(mine).count();
-            let under_way = before.iter().filter(|entry| {
-                let freed =
-                    session > 0 && entry.mark == Mark::Taken && expected.contains(&entry.tx);
-                entry.mark != Mark::Free && !freed && mine(&&entry.tx)
-            });
-            let nonce = self.model.accounts[&sender].nonce;
-            assert_eq!(nonce + (earlier + under_way.count()) as u64, tx.nonce(), "a gap");
+            let earlier = |other: &&Tx| other.sender() == sender && *other != tx;
+            let released: Vec<u64> = expected
+                .iter()
+                .take_while(|other| *other != tx)
+                .filter(earlier)
+                .map(Tx::nonce)
+                .collect();
+            let away = |nonce: u64| {
+                before.iter().any(|entry| {
+                    let stays =
+                        entry.mark == Mark::Escalated || entry.mark == Mark::Taken && !renewed;
+                    stays && entry.tx.sender() == sender && entry.tx.nonce() == nonce
+                })
+            };
+            for nonce in self.model.accounts[&sender].nonce..tx.nonce() {
+                let pinned = self.model.pins.contains_key(&(sender, nonce));
+                assert!(pinned || released.contains(&nonce) || away(nonce), "a gap before {tx:?}");
+            }
         }
     }
 
@@ -209,7 +218,11 @@ impl Run {
                     self.model.prune(sender);
                 }
                 let dropped = (!receipt).then(|| "no".to_owned());
-                change.ended.push(Ended { tx: SenderTx { tx, sender, nonce }, dropped });
+                change.ended.push(Ended {
+                    tx: SenderTx { tx, sender, nonce },
+                    dropped,
+                    gas_used: 0,
+                });
             }
             _ => {
                 let sender = self.any_sender();

@@ -9,6 +9,7 @@ use atoll_mempool::{Limits, Pool};
 use atoll_types::{Basic, Tx};
 
 pub const EXPIRY_MS: u64 = 1500;
+pub const UNDER_WAY: usize = 3;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Mark {
@@ -40,6 +41,7 @@ pub fn limits() -> Limits {
         max_txs: 20,
         max_bytes: 3_000,
         max_sender_txs: 6,
+        max_sender_under_way: UNDER_WAY,
         max_nonce_gap: 9,
         min_fee_per_gas: 5,
         expiry_ms: EXPIRY_MS,
@@ -96,11 +98,15 @@ impl Model {
     }
 
     pub fn head(&self, sender: Address) -> Option<&Entry> {
-        if self.has_pin(sender) {
+        let is_pinned = |entry: &Entry| self.pins.contains_key(&(sender, entry.tx.nonce()));
+        let own = self.of(sender);
+        let handed_out = own.iter().filter(|entry| entry.mark != Mark::Free && !is_pinned(entry));
+        let pins = self.pins.keys().filter(|(other, _)| *other == sender);
+        if handed_out.count() + pins.count() >= UNDER_WAY {
             return None;
         }
-        let next = self.run(sender).into_iter().find(|entry| entry.mark != Mark::Taken)?;
-        (next.mark == Mark::Free).then_some(next)
+        let next = own.into_iter().find(|entry| entry.mark == Mark::Free && !is_pinned(entry))?;
+        self.is_runnable(next).then_some(next)
     }
 
     pub fn take(&mut self, session: u64, max_txs: usize, max_gas: u64) -> Vec<Tx> {

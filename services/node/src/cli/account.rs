@@ -115,7 +115,7 @@ impl Report for Account {
     }
 }
 
-fn slot_name(slot: U256) -> String {
+pub(super) fn slot_name(slot: U256) -> String {
     if slot < U256::from(1_000_000) { slot.to_string() } else { format!("{slot:#x}") }
 }
 

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, B256, keccak256};
+use alloy_primitives::{Address, B256, U256, keccak256};
 use anyhow::{Context, anyhow};
 use atoll_wire::v1::{
     CallRequest, CallResponse, GetAccountRequest, GetAccountResponse, GetClusterRequest,
-    GetClusterResponse, GetReceiptRequest, GetStatsRequest, GetStatsResponse, GetStorageRequest,
-    GetStorageResponse, SubmitTransactionRequest, TransactionFinality, TransactionReceipt,
-    get_receipt_request::Wait, ledger_service_client::LedgerServiceClient,
+    GetClusterResponse, GetProofRequest, GetProofResponse, GetReceiptRequest, GetStatsRequest,
+    GetStatsResponse, GetStorageRequest, GetStorageResponse, SubmitTransactionRequest,
+    TransactionFinality, TransactionReceipt, get_receipt_request::Wait,
+    ledger_service_client::LedgerServiceClient,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
@@ -130,6 +131,23 @@ impl Client {
             .await?;
         self.found.saw_cut(reply.cut);
         Ok(reply)
+    }
+
+    /// What an account and some of its slots held, with proofs.
+    pub async fn proof(
+        &self,
+        address: Address,
+        slots: &[U256],
+    ) -> anyhow::Result<GetProofResponse> {
+        let doing = format!("cannot get proofs of {address}");
+        let address = bytes(address.as_slice());
+        let slots: Vec<Bytes> = slots.iter().map(|slot| bytes(&slot.to_be_bytes::<32>())).collect();
+        self.read(&doing, async |min_cut| {
+            let (address, slots) = (address.clone(), slots.clone());
+            let request = GetProofRequest { address, slots, min_cut };
+            self.grpc.clone().get_proof(request).await
+        })
+        .await
     }
 
     /// Runs a call; `min_cut` is filled in.

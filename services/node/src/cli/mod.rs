@@ -16,6 +16,7 @@ mod show;
 pub mod account;
 pub mod call;
 pub mod cluster;
+pub mod proof;
 pub mod receipt;
 pub mod statetest;
 pub mod stats;
@@ -53,6 +54,13 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Shows what an account held at a settled cut, by proofs that are verified here
+    Proof {
+        #[command(flatten)]
+        args: proof::ProofArgs,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Shows what became of a transaction
     Receipt {
         #[command(flatten)]
@@ -85,6 +93,7 @@ impl Command {
             Self::Tx { command, target } => tx::run(command, target).await,
             Self::Account { args, target } => account::run(args, target).await,
             Self::Call { args, target } => call::run(args, target).await,
+            Self::Proof { args, target } => proof::run(args, target).await,
             Self::Receipt { args, target } => receipt::run(args, target).await,
             Self::Cluster { args, target } => cluster::run(args, target).await,
             Self::Statetest(args) => statetest::run(&args),

@@ -1,12 +1,12 @@
 //! Runs blocks of other Ethereum chains as this one would: on one shard, or across many by the whole
 //! protocol. In memory, without services, network or disk.
 
+mod local;
 mod memory;
-mod sequential;
 mod spread;
 
+pub use local::{Ran, parallel, sequential};
 pub use memory::Memory;
-pub use sequential::{Ran, sequential};
 pub use spread::{Spread, spread};
 
 use atoll_evm::Rules;

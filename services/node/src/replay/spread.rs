@@ -1,8 +1,11 @@
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use atoll_commit::{CutEffects, Owner, OwnerConfig, Planner, PlannerConfig};
-use atoll_evm::Group;
+use atoll_evm::{Group, Parallelism};
 use atoll_types::{
     B256, BlockEnv, KeySet, Placement, PlannedGroup, Receipt, SharedTx, TxRef, Write,
 };
@@ -25,15 +28,16 @@ pub struct Spread {
 }
 
 /// Runs a block across shards, by the whole protocol: every transaction is shared, ordered, leased
-/// for, run in a group, parted, acknowledged and committed. `keys` are the sets that they are
-/// predicted to use; one that is too small is an error, and so is an empty one.
+/// for, run in a group, parted, acknowledged and committed. `keys` are the sets that they are predicted to use; one that is too small is an error, and so is an empty one. `lanes`: what runs the
+/// groups, if not one transaction after another.
 pub fn spread(
     block: &Block<'_>,
     keys: &[KeySet],
     state: &Memory,
     shards: u16,
+    lanes: Option<&Parallelism>,
 ) -> anyhow::Result<Spread> {
-    let mut world = World::new(block, state, shards);
+    let mut world = World::new(block, state, shards, lanes);
     world.share(block, keys)?;
     for _ in 0..MAX_ROUNDS {
         world.round(block)?;
@@ -50,19 +54,20 @@ struct Shard {
     state: Memory,
 }
 
-struct World {
+struct World<'l> {
+    lanes: Option<&'l Parallelism>,
     placement: Placement,
     planner: Planner,
     shards: Vec<Shard>,
     ended: HashMap<B256, Result<Receipt, String>>,
     /// Code and block hashes, which are the same on every shard.
-    source: Memory,
+    source: Arc<Memory>,
     groups: usize,
     largest: usize,
 }
 
-impl World {
-    fn new(block: &Block<'_>, state: &Memory, shards: u16) -> Self {
+impl<'l> World<'l> {
+    fn new(block: &Block<'_>, state: &Memory, shards: u16, lanes: Option<&'l Parallelism>) -> Self {
         let BlockEnv { chain_id, coinbase, .. } = *block.env;
         let placement = Placement::new(shards, BTreeMap::new());
         let planner = Planner::new(PlannerConfig {
@@ -82,8 +87,8 @@ impl World {
             Shard { owner: Owner::new(config, planner.head()), state: own }
         };
         let shards = placement.all().map(shard).collect();
-        let (ended, source) = (HashMap::new(), state.clone());
-        Self { placement, planner, shards, ended, source, groups: 0, largest: 0 }
+        let (ended, source) = (HashMap::new(), Arc::new(state.clone()));
+        Self { lanes, placement, planner, shards, ended, source, groups: 0, largest: 0 }
     }
 
     /// Data before order: every owner holds every transaction that concerns it.
@@ -127,7 +132,7 @@ impl World {
             ensure!(returned.is_empty(), "came back: {returned:?}");
             state.extend(writes.into_iter().map(|write| (write.key, write.value)));
             for code in codes {
-                self.source.insert_code(code);
+                Arc::make_mut(&mut self.source).insert_code(code);
             }
             self.ended.extend(receipts.into_iter().map(|receipt| (receipt.tx, Ok(receipt))));
             let dropped = dropped.into_iter().map(|(tx, why)| (*tx.tx.hash(), Err(why)));
@@ -168,7 +173,10 @@ impl World {
             late_writes: &[],
             refused: &[],
         };
-        let parts = group.run(&self.source)?;
+        let parts = match self.lanes {
+            None => group.run(&self.source)?,
+            Some(lanes) => group.run_with(self.source.clone(), lanes)?,
+        };
         let owner = &mut self.shards[executor].owner;
         owner.check_result(plan.id, &parts)?;
         owner.keep_result(plan.id, parts);

@@ -118,6 +118,15 @@ impl Acks {
         }
     }
 
+    /// What was told before still holds.
+    pub async fn still(&self, api: &Api, told: &[TransactionReceipt]) -> anyhow::Result<()> {
+        let hashes: Vec<_> = told.iter().map(hash_of).collect();
+        for (told, found) in told.iter().zip(api.ends_of(&hashes).await?) {
+            ensure!(content(told) == content(&found), "{told:?} became {found:?}");
+        }
+        Ok(())
+    }
+
     /// `durable-ack` and `exactly-once`: nobody was told two things, and what was told holds.
     pub async fn hold(&self, api: &Api) -> anyhow::Result<()> {
         let contradictions = lock(&self.seen).contradictions.clone();
@@ -264,12 +273,30 @@ pub async fn balance_the_books(
             sum += api.account(*account, 0).await?.balance;
         }
         if sum == supply {
+            prove(cluster, &accounts).await?;
             return Ok(burned);
         }
         ensure!(sum < supply, "{} wei were created", sum - supply);
         ensure!(Instant::now() < deadline, "{} wei of {supply} are missing", supply - sum);
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What `atoll proof` verifies of some accounts is what they hold, now that nothing is under way.
+async fn prove(cluster: &Processes, accounts: &BTreeSet<Address>) -> anyhow::Result<()> {
+    let head = cluster.api.cluster().await?.beacon_head.to_string();
+    for account in accounts.iter().step_by(accounts.len().div_ceil(6)) {
+        let (address, url) = (account.to_string(), cluster.url());
+        let line = ["proof", &address, "0", "--target", &url, "--min-cut", &head, "--json"];
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_atoll")).args(line).output()?;
+        let said = String::from_utf8_lossy(&run.stderr);
+        ensure!(run.status.success(), "no proof of {address}: {said}");
+        let proven: serde_json::Value = serde_json::from_slice(&run.stdout)?;
+        let held = cluster.api.account(*account, 0).await?;
+        ensure!(proven["balance"] == held.balance.to_string(), "{proven}, but {}", held.balance);
+        ensure!(proven["nonce"] == held.nonce, "{proven}, but nonce {}", held.nonce);
+    }
+    Ok(())
 }
 
 async fn burned(

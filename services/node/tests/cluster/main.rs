@@ -2,6 +2,7 @@
 //! operator gets wrong.
 
 mod audit;
+mod keeping;
 mod ledger;
 mod processes;
 mod traffic;

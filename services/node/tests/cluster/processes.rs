@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use atoll::{
-    config::{Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress},
+    config::{
+        Addresses, Admin, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress,
+        Storage,
+    },
     genesis::Genesis,
 };
 use atoll_tests::{CHAIN_ID, api::Api};
@@ -31,6 +34,8 @@ pub const SPLIT: u16 = SHARDS - 1;
 
 pub const BEACON: &str = "beacon";
 pub const GATEWAY: &str = "gateway";
+/// Where the gateway's process serves operators.
+const ADMIN: &str = "admin";
 
 /// Clusters run one after another: each of them keeps a machine busy.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -230,14 +235,23 @@ impl Plan {
             beacon: None,
             shard: Vec::new(),
             gateway: None,
+            admin: None,
             address: self.addresses(),
             limits: Limits::default(),
+            // So often that every restart goes through a snapshot, and that logs are cut.
+            storage: Storage {
+                snapshot_cuts: 7,
+                segment_bytes: 16 << 10,
+                reserve_bytes: 1 << 20,
+                ..Storage::default()
+            },
         };
         let shard = |id, roles: &[Role]| Shard { id, roles: roles.to_vec(), listen: Some(listen) };
         if name == BEACON {
             config.beacon = Some(Beacon { listen: Some(listen), ..Beacon::default() });
         } else if name == GATEWAY {
             config.gateway = Some(Gateway { listen });
+            config.admin = Some(Admin { listen: self.listen[ADMIN] });
         } else if let Some(id) = (0..SHARDS).find(|id| shard_name(*id) == name) {
             config.shard.push(shard(id, &Role::ALL));
         } else if let Some(role) = Role::ALL.into_iter().find(|role| role_name(*role) == name) {
@@ -265,7 +279,7 @@ impl Processes {
         let alone = ONE_AT_A_TIME.lock().await;
         let dir = tempfile::tempdir()?;
         let mut plan = Plan::new(balances, placement);
-        for name in Plan::names() {
+        for name in Plan::names().into_iter().chain([ADMIN.to_owned()]) {
             plan.listen.insert(name, free_port()?);
         }
         for name in Plan::names() {
@@ -297,6 +311,11 @@ impl Processes {
 
     pub fn url(&self) -> String {
         self.plan.url(GATEWAY)
+    }
+
+    /// Where operators reach it.
+    pub fn admin(&self) -> String {
+        self.plan.url(ADMIN)
     }
 
     pub fn placement(&self) -> Placement {

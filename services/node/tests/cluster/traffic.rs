@@ -38,6 +38,8 @@ pub struct Traffic {
     /// An account on each shard that does nothing else, and the next one on the same shard.
     probes: Vec<(Wallet, Address)>,
     sent: Vec<Signed>,
+    /// Of the load, sender by sender.
+    scripts: Vec<Vec<Signed>>,
 }
 
 impl Traffic {
@@ -58,6 +60,7 @@ impl Traffic {
             senders: senders.collect::<anyhow::Result<_>>()?,
             probes: (0..SHARDS).map(probe).collect::<anyhow::Result<_>>()?,
             sent: Vec::new(),
+            scripts: Vec::new(),
             deployer,
         })
     }
@@ -123,9 +126,22 @@ impl Traffic {
             let txs = script.iter().map(|plan| sender.sign(plan));
             let txs = txs.collect::<anyhow::Result<Vec<_>>>()?;
             self.sent.extend(txs.clone());
+            self.scripts.push(txs.clone());
             tasks.spawn(send(api.clone(), txs));
         }
         Ok(tasks)
+    }
+
+    /// Sends the load again, each sender's in order, until all of it is final.
+    pub async fn bring_about_all(&self, api: &Api) -> anyhow::Result<()> {
+        let mut tasks = JoinSet::new();
+        for txs in &self.scripts {
+            tasks.spawn(send(api.clone(), txs.clone()));
+        }
+        while let Some(sent) = tasks.join_next().await {
+            sent??;
+        }
+        Ok(())
     }
 
     /// A payment within a shard that has nothing to do with the load. It has to be executed, and

@@ -1,13 +1,13 @@
 //! What each record does. The same code runs when it is logged and when it is replayed.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashMap};
 
 use atoll_api::state::{Change, Ended, FeedEvent, ReceiptEvent, StateError};
 use atoll_commit::{CutEffects, EpochWrite};
 use atoll_store::StoreError;
 use atoll_types::{
-    B256, BeaconBlock, Finality, KeySet, LocalBlock, PlannedGroup, Receipt, ReceiptKind, SharedTx,
-    StateKey, encode,
+    B256, BeaconBlock, Finality, KeySet, LocalBlock, PANICS, PlannedGroup, Receipt, ReceiptKind,
+    SharedTx, StateKey, encode,
 };
 
 use super::{Core, refused, storage};
@@ -36,7 +36,7 @@ impl Core {
             Record::Share(txs) => self.apply_share(txs),
             Record::Withdraw { tx, reason } => {
                 if let Some(shared) = self.owner.withdraw(*tx) {
-                    self.ended(&[], &[(shared, reason.clone())], Change::default());
+                    self.ended(Vec::new(), vec![(shared, reason.clone())], Change::default());
                 }
             }
             Record::Results(results) => {
@@ -62,6 +62,7 @@ impl Core {
                     self.changes.push(Change { fenced, ..Change::default() });
                 }
             }
+            Record::Quarantine(txs) => self.put_away(txs.clone()),
             Record::Codes(codes) => {
                 for code in codes {
                     self.values.put_code(code)?;
@@ -75,6 +76,7 @@ impl Core {
         let held = self.values.get(&write.key)?;
         self.history.note(write.key, held, write.epoch);
         self.values.set(write.key, write.value);
+        self.roots.note(write.key, (held, write.value), write.epoch);
         Ok(())
     }
 
@@ -133,6 +135,8 @@ impl Core {
         for code in &effects.codes {
             self.values.put_code(code)?;
         }
+        let gas: HashMap<B256, u64> =
+            effects.receipts.iter().map(|r| (r.tx, r.executed.gas_used)).collect();
         for receipt in effects.receipts {
             let cut = receipt.round + 1;
             self.keep(receipt, cut, Finality::Final);
@@ -140,6 +144,9 @@ impl Core {
         if let Some(head) = effects.anchored {
             self.events.anchor(head, number);
         }
+        // One that only made an executor of a group panic: it comes back as dropped.
+        let panicked = effects.dropped.iter().filter(|(_, why)| why == PANICS);
+        self.put_away(panicked.map(|(shared, _)| *shared.tx.hash()).collect());
         let change = Change {
             cut: Some(number),
             writes: effects.writes.iter().map(|w| (w.key, w.value)).collect(),
@@ -147,8 +154,13 @@ impl Core {
             unfenced: effects.unfenced,
             ..Change::default()
         };
-        self.ended(&effects.ended, &effects.dropped, change);
+        let ended = effects.ended.iter().map(|shared| {
+            let gas_used = gas.get(shared.tx.hash()).copied().unwrap_or(0);
+            Ended { tx: sender_tx(shared), dropped: None, gas_used }
+        });
+        self.ended(ended.collect(), effects.dropped, change);
         self.history.prune(number);
+        self.wrong_root = self.roots.cut(block).err();
         Ok((effects.returned, effects.opened))
     }
 
@@ -166,6 +178,17 @@ impl Core {
         }
     }
 
+    fn put_away(&mut self, mut txs: Vec<B256>) {
+        txs.retain(|tx| self.quarantine.add(*tx));
+        for tx in &txs {
+            tracing::error!(%tx, "this transaction makes the executor panic; it is not run again");
+            self.events.drop_tx(*tx, PANICS.to_owned());
+        }
+        if !txs.is_empty() {
+            self.changes.push(Change { quarantined: txs, ..Change::default() });
+        }
+    }
+
     fn apply_share(&mut self, txs: &[SharedTx]) {
         let mut pinned = Vec::new();
         for shared in txs {
@@ -179,13 +202,12 @@ impl Core {
     }
 
     /// Tells the followers how own shared transactions ended, with the rest of a change.
-    fn ended(&mut self, ended: &[SharedTx], dropped: &[(SharedTx, String)], mut change: Change) {
-        for shared in ended {
-            change.ended.push(Ended { tx: sender_tx(shared), dropped: None });
-        }
+    fn ended(&mut self, ended: Vec<Ended>, dropped: Vec<(SharedTx, String)>, mut change: Change) {
+        change.ended = ended;
         for (shared, reason) in dropped {
-            change.ended.push(Ended { tx: sender_tx(shared), dropped: Some(reason.clone()) });
-            self.events.drop_tx(*shared.tx.hash(), reason.clone());
+            let (tx, dropped) = (sender_tx(&shared), Some(reason.clone()));
+            change.ended.push(Ended { tx, dropped, gas_used: 0 });
+            self.events.drop_tx(*shared.tx.hash(), reason);
         }
         self.changes.push(change);
     }

@@ -1,13 +1,15 @@
 //! What can be asked without changing anything.
 
 use atoll_api::state::{
-    CutReply, GroupToRun, LeaseOut, Lookup, LookupReply, OutboxReply, Read, ReadReply, Recall,
-    RecallReply, StateError, SyncReply, TxStatus, Watch,
+    CutReply, GroupToRun, LeaseOut, Lookup, LookupReply, OutboxReply, Prove, ProveReply,
+    ProvenCell, Read, ReadReply, Recall, RecallReply, StateError, SyncReply, TxStatus, Watch,
 };
-use atoll_types::{B256, Credit, PlannedGroup, SharedTx, StateValue};
+use atoll_types::{Anchor, B256, Credit, PANICS, PlannedGroup, SharedTx, StateKey, StateValue};
 
 use super::{Core, apply::receipt_key, storage};
 use crate::events::Kept;
+use atoll_proof::verify;
+use atoll_store::StoreError;
 
 impl Core {
     pub(crate) fn read(&mut self, read: &Read) -> Result<ReadReply, StateError> {
@@ -32,6 +34,44 @@ impl Core {
         let codes = read.codes.iter().map(|hash| self.values.code(hash));
         let codes = codes.collect::<Result<_, _>>().map_err(storage)?;
         Ok(ReadReply { values, codes, cut: newest, head: self.owner.head() })
+    }
+
+    /// What the beacon has to know.
+    pub(crate) fn anchor(&self) -> Anchor {
+        Anchor { root: Some(self.roots.newest()), ..self.owner.anchor() }
+    }
+
+    /// `None` while there is no published root that is new enough.
+    pub(crate) fn prove(&mut self, prove: &Prove) -> Option<Result<ProveReply, StateError>> {
+        let (root, block) = self.roots.provable(prove.min_cut)?;
+        let code = match self.cell(StateKey::Code(prove.address))? {
+            Ok(code) => code,
+            Err(error) => return Some(Err(storage(error))),
+        };
+        let incarnation = code.cell.1.code().incarnation;
+        let basic = self.cell(StateKey::Basic(prove.address))?;
+        let mut cells = vec![basic, Ok(code)];
+        for slot in &prove.slots {
+            cells.push(self.cell(StateKey::Slot(prove.address, incarnation, *slot))?);
+        }
+        let cells = cells.into_iter().collect::<Result<_, _>>().map_err(storage);
+        Some(cells.map(|cells| ProveReply { root, block, cells }))
+    }
+
+    /// A cell at the newest root. `None` if it was written since and what it held is not known any more,
+    /// which can be so for a moment after a restart.
+    fn cell(&mut self, key: StateKey) -> Option<Result<ProvenCell, StoreError>> {
+        let root = self.roots.newest();
+        let value = match self.history.at(root.cut, &key) {
+            Some(value) => Ok(value),
+            None => self.values.get(&key),
+        };
+        let (value, proof) = match (value, self.roots.prove(&key)) {
+            (Ok(value), Ok(proof)) => (value, proof),
+            (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
+        };
+        let verdict = verify(&root.root.0, &key.in_tree(), Some(&value.in_tree()), &proof);
+        verdict.ok().map(|()| Ok(ProvenCell { cell: (key, value), proof: proof.encode().into() }))
     }
 
     /// What the router has to carry out after a cut.
@@ -101,9 +141,13 @@ impl Core {
 
     pub(crate) fn sync(&self, after: u64) -> SyncReply {
         let changes = self.changes.after(after);
+        let cuts =
+            changes.as_ref().map(|changes| changes.iter().filter(|c| c.cut.is_some()).count());
         SyncReply {
+            hashes: self.owner.block_hashes(cuts.unwrap_or(usize::MAX)).collect(),
             reset: changes.is_none(),
-            changes: changes.unwrap_or_else(|| vec![self.changes.everything(&self.owner)]),
+            changes: changes
+                .unwrap_or_else(|| vec![self.changes.everything(&self.owner, &self.quarantine)]),
             tip: self.tip(),
             env: self.owner.env(),
         }
@@ -120,6 +164,9 @@ impl Core {
         }
         if self.owner.is_pending(tx) {
             return Ok(Some(TxStatus::Pending));
+        }
+        if self.quarantine.contains(tx) {
+            return Ok(Some(TxStatus::Dropped { reason: PANICS.to_owned() }));
         }
         let dropped = self.events.dropped(tx).cloned();
         Ok(dropped.map(|reason| TxStatus::Dropped { reason }))

@@ -1,5 +1,7 @@
 //! What a shard answers after a crash, after a clean stop, and about the past.
 
+mod roots;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use alloy_consensus::{SignableTransaction, TxEnvelope, TxLegacy};
@@ -9,15 +11,17 @@ use atoll_api::state::{
     Append, Cut, Lookup, Read, ReceiveCredits, Refusal, Share, StateError, TxStatus, Withdraw,
 };
 use atoll_commit::OwnerConfig;
-use atoll_store::{Index, Log, MemoryIndex, MemoryLog};
+use atoll_store::{Index, Log, MemoryIndex, MemoryLog, Snapshots};
 use atoll_types::{
     AbortCause, Address, B256, Basic, BeaconBlock, BlockEnv, Bytes, Credit, CreditKind, CreditsDue,
-    Decision, Executed, GroupId, GroupResult, KeySet, LocalBlock, LocalTx, Part, PartMessage,
-    Placement, PlannedGroup, Receipt, ReceiptKind, Settlement, ShardId, SharedTx, StateKey,
-    StateValue, Tx, TxOutcome, U256, Verdict, encode,
+    Decision, Executed, GroupId, GroupResult, KeySet, LocalBlock, LocalTx, PANICS, Part,
+    PartMessage, Placement, PlannedGroup, Receipt, ReceiptKind, Settlement, ShardId, SharedTx,
+    StateKey, StateValue, Tx, TxOutcome, U256, Verdict, encode,
 };
 
-use super::{Core, CoreConfig, Done, GenesisAccount, OpenError};
+use tempfile::TempDir;
+
+use super::{Core, CoreConfig, Done, GenesisAccount, OpenError, TreeConfig};
 
 const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);
@@ -69,6 +73,10 @@ struct Stage {
     config: CoreConfig,
     log: MemoryLog,
     index: MemoryIndex,
+    snapshots: Snapshots,
+    /// A snapshot is taken at every so manieth cut.
+    every: u64,
+    _dir: TempDir,
     core: Core,
     head: BeaconBlock,
     alice: Address,
@@ -122,10 +130,15 @@ impl Stage {
             accounts: Arc::new(vec![account(alice), contract, account(zoe)]),
             // So few that most reads come from the index.
             cached_values: 2,
+            tree: TreeConfig::default(),
         };
         let (mut log, index) = (MemoryLog::new(), MemoryIndex::new());
-        let core = Core::open(&config, &mut log, Arc::new(index.clone())).unwrap();
-        Self { config, log, index, core, head: genesis, alice, bob, zoe, txs: Vec::new() }
+        let core = Core::open(&config, &mut log, Arc::new(index.clone()), None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let txs = Vec::new();
+        let (head, _dir) = (genesis, dir);
+        Self { config, log, index, snapshots, every: 2, _dir, core, head, alice, bob, zoe, txs }
     }
 
     /// What the journal does: the record is durable before the answer is given.
@@ -140,7 +153,25 @@ impl Stage {
 
     fn reopen(&mut self) {
         let index = Arc::new(self.index.clone());
-        self.core = Core::open(&self.config, &mut self.log, index).unwrap();
+        let snapshots = Some(&self.snapshots);
+        self.core = Core::open(&self.config, &mut self.log, index, snapshots).unwrap();
+    }
+
+    /// A snapshot as of now, while later entries are put; the log is cut behind the one before it.
+    fn snapshot(&mut self) {
+        let number = self.log.next();
+        let mut captured = self.core.capture(number);
+        if let Some(entries) = self.core.values.take_entries() {
+            self.core.values.putter().put_all(&entries).unwrap();
+            self.core.values.entries_put();
+        }
+        let mut writer = self.snapshots.begin(number).unwrap();
+        captured.write(&mut writer, &|| Ok(())).unwrap();
+        writer.finish().unwrap();
+        writer.publish().unwrap();
+        self.core.values.release();
+        let before = self.snapshots.prune(2, &[]).unwrap();
+        self.log.cut(before.unwrap_or(0)).unwrap();
     }
 
     fn crash(&mut self) {
@@ -154,7 +185,7 @@ impl Stage {
     }
 
     fn stop(&mut self) {
-        self.core.close(self.log.next()).unwrap();
+        self.core.close(self.log.next(), 0).unwrap();
         self.reopen();
     }
 
@@ -169,6 +200,9 @@ impl Stage {
         self.head = block.clone();
         let done = self.core.cut(Cut { block });
         self.done(done);
+        if self.head.number().is_multiple_of(self.every) {
+            self.snapshot();
+        }
     }
 
     fn append(&mut self, txs: Vec<(Tx, ReceiptKind)>, writes: Vec<(StateKey, StateValue)>) {
@@ -392,7 +426,7 @@ fn a_crash_and_a_clean_stop_change_no_answer() {
         assert_eq!(stage.face(), expected);
     }
     // A stop counts for the log that it was made with, and once.
-    stage.core.close(stage.log.next()).unwrap();
+    stage.core.close(stage.log.next(), 0).unwrap();
     let change = |stage: &mut Stage| stage.cut(|_| {});
     change(&mut stage);
     let later = stage.face();
@@ -423,9 +457,14 @@ fn another_genesis_is_refused_and_another_bound_is_not() {
     let mut stage = Stage::new();
     stage.live();
     let expected = stage.face();
-    stage.core.close(stage.log.next()).unwrap();
+    stage.core.close(stage.log.next(), 0).unwrap();
     let open = |stage: &mut Stage, config: &CoreConfig| {
-        Core::open(config, &mut stage.log.clone(), Arc::new(stage.index.clone()))
+        Core::open(
+            config,
+            &mut stage.log.clone(),
+            Arc::new(stage.index.clone()),
+            Some(&stage.snapshots),
+        )
     };
     let mut other = stage.config.clone();
     other.accounts = Arc::new(Vec::new());
@@ -448,6 +487,7 @@ fn another_genesis_is_refused_and_another_bound_is_not() {
 #[test]
 fn a_cut_shows_what_came_before_it_in_the_serial_order() {
     let mut stage = Stage::new();
+    stage.every = 1_000;
     assert_eq!(stage.word(None), 9);
     stage.live();
     // Genesis; block 1; cut 1; block 2; cut 2 with a group that commits at cut 4; block 3.
@@ -484,6 +524,112 @@ fn a_cut_shows_what_came_before_it_in_the_serial_order() {
     let newest = stage.core.tip().cut;
     assert!(stage.core.read(&read(newest - 256)).is_ok());
     assert!(matches!(stage.core.read(&read(newest - 257)), Err(StateError::CutTooOld { .. })));
+}
+
+#[test]
+fn a_start_from_a_snapshot_knows_the_past_since_then() {
+    let mut stage = Stage::new();
+    stage.every = 4;
+    stage.live();
+    stage.crash();
+    for (cut, word) in [(4, 12), (5, 13), (6, 13)] {
+        assert_eq!(stage.word(Some(cut)), word, "at cut {cut}");
+    }
+    let read = Read { keys: vec![], codes: vec![], at: Some(3), min_cut: 0 };
+    let old = StateError::CutTooOld { asked: 3, oldest: 4 };
+    assert_eq!(stage.core.read(&read).unwrap_err(), old);
+}
+
+#[test]
+fn a_damaged_snapshot_gives_way_to_the_one_before_and_then_to_a_refusal() {
+    let mut stage = Stage::new();
+    stage.live();
+    while stage.snapshots.list().unwrap().len() < 2 || stage.log.first() == 1 {
+        stage.cut(|_| {});
+    }
+    let expected = stage.face();
+    let damage = |stage: &Stage| {
+        let newest = stage.snapshots.list().unwrap().pop().unwrap();
+        let mut bytes = std::fs::read(&newest.path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&newest.path, bytes).unwrap();
+        newest.number
+    };
+    let first = damage(&stage);
+    stage.crash();
+    assert_eq!(stage.face(), expected);
+    let left: Vec<u64> = stage.snapshots.list().unwrap().iter().map(|s| s.number).collect();
+    assert!(left.len() == 1 && left[0] < first, "{left:?}");
+    damage(&stage);
+    stage.log.append(b"torn").unwrap();
+    stage.log.crash();
+    let index = Arc::new(stage.index.clone());
+    let refused = Core::open(&stage.config, &mut stage.log, index, Some(&stage.snapshots));
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains(".snap is damaged at byte"), "{refused}");
+    assert!(refused.contains("atoll restore"), "{refused}");
+}
+
+#[test]
+fn a_transaction_that_panics_is_put_away_for_good() {
+    let mut stage = Stage::new();
+    let [local, grouped] = [B256::repeat_byte(0xbb), *stage.shared(0, 1).tx.hash()];
+    let done = stage.core.quarantine(vec![local]);
+    stage.done(done);
+    let next = stage.log.next();
+    let done = stage.core.quarantine(vec![local]);
+    stage.done(done);
+    assert_eq!(stage.log.next(), next, "it is logged once");
+    // One that has made another shard's executor panic, as its part says.
+    let shared = stage.shared(0, 1);
+    stage.share(shared.clone());
+    let plan = stage.plan(&shared);
+    let mut parts = stage.parts(&plan, &shared, 9);
+    for part in &mut parts {
+        part.receipts.clear();
+        for (_, outcome) in &mut part.outcomes {
+            *outcome = TxOutcome::Invalid { reason: PANICS.to_owned() };
+        }
+    }
+    let part = stage.keep(&plan, parts);
+    stage.cut(|block| {
+        let verdict = Verdict::Commit { digest: part.digest(), late: Vec::new() };
+        block.decisions.push(Decision { group: plan.id, verdict });
+    });
+    for round in 0..4 {
+        let statuses = stage.core.lookup(&Lookup { txs: vec![local, grouped] }).unwrap().statuses;
+        let dropped = Some(TxStatus::Dropped { reason: PANICS.to_owned() });
+        assert_eq!(statuses, [dropped.clone(), dropped], "{round}");
+        let everything = stage.core.sync(0).changes.remove(0);
+        assert_eq!(everything.quarantined, [local, grouped], "{round}");
+        if round % 2 == 0 { stage.crash() } else { stage.stop() }
+    }
+}
+
+#[test]
+fn a_settlement_of_a_cut_to_come_waits_for_it() {
+    let mut stage = Stage::new();
+    stage.live();
+    let bob = stage.bob;
+    let after = StateValue::Basic(Basic { nonce: 3, balance: U256::from(975) });
+    let writes = vec![(StateKey::Basic(bob), after)];
+    stage.append(vec![(transaction(bob, 2), ReceiptKind::Credit)], writes);
+    let tx = *stage.txs.last().unwrap();
+    let cut = stage.core.tip().cut + 2;
+    let settlement = Settlement { by: THERE, from: HERE, up_to: 50, returned_up_to: 1, cut };
+    for _ in 0..2 {
+        let done = stage.core.settle(settlement);
+        stage.done(done);
+        assert!(stage.core.take_early().is_empty());
+        assert!(stage.core.owner().is_pending(&tx));
+        stage.cut(|_| {});
+    }
+    let early = stage.core.take_early();
+    assert_eq!(early, [settlement]);
+    let done = stage.core.settle(early[0]);
+    stage.done(done);
+    assert!(!stage.core.owner().is_pending(&tx));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use alloy_primitives::B256;
 use anyhow::{Context as _, bail, ensure};
-use atoll_evm::{Fees, Fork};
+use atoll_evm::{Fees, Fork, Parallelism};
 use atoll_types::{BlockEnv, Executed, Tx};
 use serde::Serialize;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::{
     transaction::{Indexes, defect, transaction},
     world,
 };
-use crate::replay::{Block, Memory, Ran, sequential, spread};
+use crate::replay::{Block, Memory, Ran, parallel, sequential, spread};
 
 /// What is told of a case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,15 +68,20 @@ struct Result {
 
 impl Case<'_> {
     /// Runs it.
-    pub fn run(&self, shards: u16) -> Line {
+    pub fn run(&self, shards: u16, lanes: Option<&Parallelism>) -> Line {
         let mut line = Line::broken(self.name, self.fork, "");
-        let passed = self.check(shards, &mut line);
+        let passed = self.check(shards, lanes, &mut line);
         line.pass = passed.is_ok();
         line.error = passed.err().map(|error| format!("{error:#}"));
         line
     }
 
-    fn check(&self, shards: u16, line: &mut Line) -> anyhow::Result<()> {
+    fn check(
+        &self,
+        shards: u16,
+        lanes: Option<&Parallelism>,
+        line: &mut Line,
+    ) -> anyhow::Result<()> {
         let at = Indexes::of(self.post)?;
         (line.data, line.gas, line.value) = (at.data, at.gas, at.value);
         let fork = world::fork(self.fork)
@@ -86,7 +91,7 @@ impl Case<'_> {
         let exception = field(self.post, "expectException").map(text).transpose()?;
         let exception = exception.filter(|exception| !exception.is_empty());
         let Result { mut state, ran } = match transaction(self.test, at, env.chain_id) {
-            Ok(tx) => self.execute(&env, fork, tx, before, shards)?,
+            Ok(tx) => self.execute(&env, fork, tx, before, (shards, lanes))?,
             // What cannot be put together could not have been sent.
             Err(error) if exception.is_some() => {
                 Result { state: before, ran: Err(format!("{error:#}")) }
@@ -120,12 +125,15 @@ impl Case<'_> {
         fork: Fork,
         tx: Tx,
         before: Memory,
-        shards: u16,
+        (shards, lanes): (u16, Option<&Parallelism>),
     ) -> anyhow::Result<Result> {
         let rules = world::rules(self.test, self.fork, fork)?;
         let block = Block { env, rules, txs: &[tx] };
         let mut state = before.clone();
-        let ran = sequential(&block, Fees::AtOnce, &mut state);
+        let ran = match lanes {
+            None => sequential(&block, Fees::AtOnce, &mut state),
+            Some(lanes) => parallel(&block, Fees::AtOnce, &mut state, lanes),
+        };
         let [Ran { outcome, used }] = &ran[..] else {
             bail!("one transaction, {} ends", ran.len())
         };
@@ -134,7 +142,7 @@ impl Case<'_> {
         if shards == 1 || used.all().next().is_none() {
             return Ok(Result { state, ran: local });
         }
-        let across = spread(&block, std::slice::from_ref(used), &before, shards)?;
+        let across = spread(&block, std::slice::from_ref(used), &before, shards, lanes)?;
         let end = across.ended.into_iter().next().context("no end across shards")?;
         Ok(Result { state: across.state, ran: end.map(|receipt| receipt.executed) })
     }

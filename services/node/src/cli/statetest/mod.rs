@@ -19,11 +19,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use atoll_evm::{Parallelism, Policy};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use case::Case;
 pub use case::Line;
+
+use crate::place::{helpers, stopwatch};
 
 /// What `atoll statetest` can be told.
 #[derive(Args, Clone, Debug)]
@@ -64,9 +67,7 @@ struct Count {
 
 /// Runs every case and prints its line. An error if any fails, or if a file cannot be read.
 pub fn run(args: &StatetestArgs) -> anyhow::Result<()> {
-    if args.executor == Kind::Parallel {
-        bail!("there is no parallel executor yet; use --executor sequential");
-    }
+    let lanes = lanes(args.executor)?;
     let mut count = Count::default();
     let mut output = BufWriter::new(std::io::stdout().lock());
     for path in &args.files {
@@ -74,7 +75,7 @@ pub fn run(args: &StatetestArgs) -> anyhow::Result<()> {
             match file.and_then(|file| read(&file)) {
                 Ok(tests) => {
                     for (name, test) in &tests {
-                        each(args, name, test, &mut |line| {
+                        each(args, lanes.as_ref(), name, test, &mut |line| {
                             let counted =
                                 if line.pass { &mut count.passed } else { &mut count.failed };
                             *counted += 1;
@@ -103,6 +104,18 @@ pub fn run(args: &StatetestArgs) -> anyhow::Result<()> {
     }
 }
 
+/// What runs transactions, if not one thread. No transaction then runs any other way, however cheap it
+/// is.
+fn lanes(kind: Kind) -> anyhow::Result<Option<Parallelism>> {
+    /// So that threads of the executor meet, whatever the machine has.
+    const THREADS: usize = 3;
+    if kind == Kind::Sequential {
+        return Ok(None);
+    }
+    let helpers = helpers(THREADS)?;
+    Ok(Some(Parallelism::with_policy(helpers, stopwatch(), Policy::Always)))
+}
+
 fn of(fork: Option<&str>) -> String {
     fork.map(|fork| format!(" of fork {fork}")).unwrap_or_default()
 }
@@ -110,6 +123,7 @@ fn of(fork: Option<&str>) -> String {
 /// The cases of one test.
 fn each(
     args: &StatetestArgs,
+    lanes: Option<&Parallelism>,
     name: &str,
     test: &Value,
     report: &mut dyn FnMut(Line) -> std::io::Result<()>,
@@ -130,7 +144,7 @@ fn each(
             continue;
         };
         for post in posts {
-            report(Case { name, fork, test, post }.run(args.shards))?;
+            report(Case { name, fork, test, post }.run(args.shards, lanes))?;
         }
     }
     Ok(())

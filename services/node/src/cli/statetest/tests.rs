@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Line, StatetestArgs, each};
+use super::{Kind, Line, StatetestArgs, each, lanes};
 
 /// What a field can be in place of what it has to be.
 fn garbage() -> Vec<Value> {
@@ -44,11 +44,11 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-fn lines(shards: u16, test: &Value) -> Vec<Line> {
-    let args =
-        StatetestArgs { files: vec![], executor: super::Kind::Sequential, shards, fork: None };
+fn lines(shards: u16, executor: Kind, test: &Value) -> Vec<Line> {
+    let args = StatetestArgs { files: vec![], executor, shards, fork: None };
+    let lanes = lanes(executor).expect("threads");
     let mut lines = Vec::new();
-    let reported = each(&args, "test", test, &mut |line| {
+    let reported = each(&args, lanes.as_ref(), "test", test, &mut |line| {
         lines.push(line);
         Ok(())
     });
@@ -69,11 +69,12 @@ fn no_damage_to_a_test_is_more_than_a_line() {
         }
         let mut found = Vec::new();
         places(&test, "", &mut found);
-        for (at, shards) in found.iter().zip([1, 3].into_iter().cycle()) {
+        let ways = [(1, Kind::Sequential), (3, Kind::Sequential), (1, Kind::Parallel)];
+        for (at, (shards, kind)) in found.iter().zip(ways.into_iter().cycle()) {
             for wrong in garbage() {
                 let mut damaged = test.clone();
                 *damaged.pointer_mut(at).expect("a place") = wrong;
-                for line in lines(shards, &damaged) {
+                for line in lines(shards, kind, &damaged) {
                     // It says why, or it did not matter.
                     assert_eq!(line.pass, line.error.is_none());
                     passed += usize::from(line.pass);
@@ -88,7 +89,7 @@ fn no_damage_to_a_test_is_more_than_a_line() {
 #[test]
 fn a_test_may_be_any_json() {
     for test in garbage() {
-        let lines = lines(1, &test);
+        let lines = lines(1, Kind::Parallel, &test);
         assert!(lines.iter().all(|line| !line.pass) && lines.len() == 1, "{test} {lines:?}");
     }
 }

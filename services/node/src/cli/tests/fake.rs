@@ -167,6 +167,13 @@ impl LedgerService for Gateway {
         })
     }
 
+    async fn get_proof(
+        &self,
+        _: Request<GetProofRequest>,
+    ) -> Result<Response<GetProofResponse>, Status> {
+        Err(Status::unimplemented("nobody asks this"))
+    }
+
     async fn get_block(
         &self,
         _: Request<GetBlockRequest>,

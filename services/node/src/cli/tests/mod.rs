@@ -5,6 +5,7 @@ mod encoding;
 mod fake;
 mod flow;
 mod nonsense;
+mod proofs;
 mod shapes;
 mod targets;
 mod typed;

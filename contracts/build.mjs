@@ -22,6 +22,7 @@ const units = [
       "src/Chameleon.sol": ["Cell", "Chameleon", "Drifter"],
       "src/Factory.sol": ["Factory", "Child"],
       "src/EnvProbe.sol": ["EnvProbe"],
+      "src/Book.sol": ["Book"],
     },
     settings: {
       optimizer: { enabled: true, runs: 200 },

@@ -1,18 +1,16 @@
 //! A shard that stands apart from the rest of a cluster, reached over the network, so that it can be
 //! stopped and started while the rest goes on.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    sync::atomic::{AtomicU16, Ordering},
-};
-
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use atoll::{
     cluster::{Cluster, all_here},
     config::{Config, ShardAddress},
 };
 
-use crate::here::{Here, Shape};
+use crate::{
+    here::{Here, Shape},
+    processes::free_port,
+};
 
 /// The part of a cluster that is one shard.
 pub struct Apart {
@@ -69,23 +67,4 @@ impl Here {
         apart.start().await?;
         Ok((here, apart))
     }
-}
-
-/// A port of this machine that nobody listens on, below those that the kernel gives to outgoing
-/// connections.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 5_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Where to begin: not where another run of these tests does.
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + start.wrapping_mul(97).wrapping_add(offset) % COUNT;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    bail!("no port is free")
 }

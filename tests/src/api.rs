@@ -90,6 +90,7 @@ impl Api {
                     outcome,
                     SubmitOutcome::MempoolFull
                         | SubmitOutcome::SenderFull
+                        | SubmitOutcome::VolumeFull
                         | SubmitOutcome::Overloaded
                         | SubmitOutcome::Unavailable
                         | SubmitOutcome::Unknown

@@ -39,6 +39,18 @@ sol! {
         function flash(bytes32 salt, uint256 by, address heir) external payable returns (uint256);
     }
 
+    interface Book {
+        struct Step {
+            address book;
+            uint256 list;
+            uint256 value;
+        }
+
+        function run(Step[] steps) external returns (uint256[][] seen);
+        function move(uint256 from, address to, uint256 account, uint256 amount) external;
+        function totals(address[] books, uint256 accounts) external view returns (uint256[] held);
+    }
+
     interface EnvProbe {
         function record() external;
     }
@@ -83,6 +95,11 @@ pub fn token(symbol: &str) -> anyhow::Result<Bytes> {
 /// Creation code of a link of a chain; the zero address as `next` makes it the last.
 pub fn hop(next: Address) -> anyhow::Result<Bytes> {
     with_arguments("Hop", (next,).abi_encode_params())
+}
+
+/// Creation code of a book of which some accounts have a balance.
+pub fn book(accounts: u64, balance: u64) -> anyhow::Result<Bytes> {
+    with_arguments("Book", (U256::from(accounts), U256::from(balance)).abi_encode_params())
 }
 
 /// Creation code of Uniswap's factory.

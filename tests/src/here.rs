@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, U256};
 use anyhow::Context as _;
 use atoll::{
     cluster::{Cluster, all_here},
-    config::{Beacon, Chain, Config, Limits},
+    config::{Beacon, Chain, Config, Limits, Storage},
 };
 use atoll_api::{
     beacon::Head,
@@ -35,6 +35,7 @@ pub struct Shape {
     pub placement: BTreeMap<Address, u16>,
     pub beacon: Beacon,
     pub limits: Limits,
+    pub storage: Storage,
 }
 
 impl Shape {
@@ -71,10 +72,12 @@ impl Here {
         let mut config = all_here(shape.chain(), data.path(), listen);
         config.beacon = Some(shape.beacon.clone());
         config.limits = shape.limits.clone();
+        config.storage = shape.storage.clone();
         Self::open(config, data).await
     }
 
-    pub(crate) async fn open(config: Config, data: TempDir) -> anyhow::Result<Self> {
+    /// Starts on what an earlier one has left.
+    pub async fn open(config: Config, data: TempDir) -> anyhow::Result<Self> {
         let cluster = Cluster::start(&config).await?;
         let address = cluster.gateway.context("the cluster has no gateway")?;
         let api = Api::connect(&format!("http://{address}")).await?;
@@ -119,7 +122,7 @@ impl Here {
         for (clients, shard) in self.cluster.shards.iter().zip(0..) {
             let pool = clients.mempool.status.call(context(), Status).await?;
             let outbox = clients.state.outbox.call(context(), Outbox).await?;
-            let ask = Sync { after: 0, wait_ms: 0 };
+            let ask = Sync { after: 0, wait_ms: 0, full: false };
             let sync = clients.state.sync.call(context(), ask).await?;
             lines.push(format!("shard {shard}: {:?}, {pool:?}", sync.tip));
             for change in sync.changes {

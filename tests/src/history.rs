@@ -174,7 +174,7 @@ async fn under_way(
 /// Fails if a key is fenced or a sender pinned on any shard.
 pub async fn no_fence_is_left(here: &Here) -> anyhow::Result<()> {
     for (clients, shard) in here.cluster.shards.iter().zip(0..) {
-        let ask = Sync { after: 0, wait_ms: 0 };
+        let ask = Sync { after: 0, wait_ms: 0, full: false };
         let reply = clients.state.sync.call(context(), ask).await?;
         ensure!(reply.reset, "shard {shard} does not start over");
         for change in reply.changes {

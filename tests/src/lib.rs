@@ -1,6 +1,7 @@
 //! What tests of whole clusters share.
 //!
 //! - [`here`], [`apart`]: a cluster in this process, and a shard of it that can be stopped alone;
+//! - [`processes`], [`audit`]: a cluster of processes of their own, and what it leaves on disk;
 //! - [`api`]: a client of the public API, which waits with a deadline;
 //! - [`wallet`]: keys and signed transactions;
 //! - [`contracts`]: the contracts of `contracts/artifacts`;
@@ -12,12 +13,14 @@
 
 pub mod apart;
 pub mod api;
+pub mod audit;
 pub mod check;
 pub mod compare;
 pub mod contracts;
 pub mod here;
 pub mod history;
 pub mod order;
+pub mod processes;
 pub mod program;
 pub mod replay;
 pub mod wallet;

@@ -99,6 +99,10 @@ pub enum BeaconError {
     Storage { reason: String },
     #[error("no snapshot at block {block}: {reason}; ask for a later one")]
     NoSnapshot { block: u64, reason: String },
+    #[error(
+        "no snapshot at block {block}: another one is being written; ask again when it is done"
+    )]
+    SnapshotBusy { block: u64 },
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -112,6 +116,7 @@ impl BeaconError {
             Self::BadIntent { .. } => "bad_intent",
             Self::Storage { .. } => "storage",
             Self::NoSnapshot { .. } => "no_snapshot",
+            Self::SnapshotBusy { .. } => "snapshot_busy",
             Self::Fault(_) => "fault",
         }
     }

@@ -39,6 +39,7 @@ impl RpcError for StateError {
             | Self::Pinned { .. }
             | Self::CutGap { .. }
             | Self::NoSnapshot { .. }
+            | Self::SnapshotBusy { .. }
             | Self::OtherBeaconChain { .. }
             | Self::NotHeld { .. } => Code::FailedPrecondition,
             Self::CutTooOld { .. } | Self::CutAhead { .. } => Code::OutOfRange,
@@ -68,7 +69,7 @@ impl RpcError for BeaconError {
             Self::NoSuchShard { .. } | Self::BadIntent { .. } => Code::InvalidArgument,
             Self::TooManyIntents { .. } => Code::ResourceExhausted,
             Self::Storage { .. } => Code::Internal,
-            Self::NoSnapshot { .. } => Code::FailedPrecondition,
+            Self::NoSnapshot { .. } | Self::SnapshotBusy { .. } => Code::FailedPrecondition,
             Self::Fault(fault) => fault.code(),
         }
     }

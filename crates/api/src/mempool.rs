@@ -47,6 +47,8 @@ pub enum Refused {
     GasLimit { found: u64, limit: u64 },
     #[error("sender belongs to shard {owner}, this is shard {here}")]
     WrongShard { owner: ShardId, here: ShardId },
+    #[error("the volume of shard {shard}'s data is full; try again when an operator has made room")]
+    VolumeFull { shard: ShardId },
 }
 
 /// Takes transactions that can run now, in nonce order for each sender, best price first. They stay

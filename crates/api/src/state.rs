@@ -290,6 +290,8 @@ pub struct Sync {
     pub after: u64,
     /// Answer with nothing after this time, in milliseconds.
     pub wait_ms: u64,
+    /// Whether the caller takes the volume for full. Answered at once where that is wrong.
+    pub full: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -303,6 +305,8 @@ pub struct SyncReply {
     /// Hashes of beacon blocks up to the newest cut, that one's last: of all cuts among the changes,
     /// or with `reset` of as many as are kept.
     pub hashes: Vec<B256>,
+    /// Whether the volume of the shard's data is full: blocks are refused until it is not.
+    pub full: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -481,6 +485,8 @@ pub enum StateError {
     Full { shard: ShardId },
     #[error("no snapshot at cut {cut}: {reason}; ask for a later one")]
     NoSnapshot { cut: u64, reason: String },
+    #[error("no snapshot at cut {cut}: another one is being written; ask again when it is done")]
+    SnapshotBusy { cut: u64 },
     #[error(transparent)]
     Fault(#[from] Fault),
 }

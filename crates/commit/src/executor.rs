@@ -141,15 +141,15 @@ impl Ended {
 #[derive(Clone, Debug, Serialize)]
 pub struct Executor {
     shard: ShardId,
-    gathering: HashMap<GroupId, Gathering>,
+    gathering: BTreeMap<GroupId, Gathering>,
     /// Groups under way, with what they were given in flight.
-    running: HashMap<GroupId, Vec<GroupDigest>>,
-    asking: HashMap<GroupId, Asking>,
-    ended: HashMap<GroupId, Ended>,
+    running: BTreeMap<GroupId, Vec<GroupDigest>>,
+    asking: BTreeMap<GroupId, Asking>,
+    ended: BTreeMap<GroupId, Ended>,
     /// Groups here that wait for the result of a group that runs here.
-    waiting: HashMap<GroupId, BTreeSet<GroupId>>,
+    waiting: BTreeMap<GroupId, BTreeSet<GroupId>>,
     /// What others want of groups that have no durable result.
-    wants: HashMap<GroupId, Vec<(ShardId, Want)>>,
+    wants: BTreeMap<GroupId, Vec<(ShardId, Want)>>,
     wants_held: usize,
     #[serde(skip)]
     bug: Bug,
@@ -159,12 +159,12 @@ impl Executor {
     pub fn new(shard: ShardId) -> Self {
         Self {
             shard,
-            gathering: HashMap::new(),
-            running: HashMap::new(),
-            asking: HashMap::new(),
-            ended: HashMap::new(),
-            waiting: HashMap::new(),
-            wants: HashMap::new(),
+            gathering: BTreeMap::new(),
+            running: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            wants: BTreeMap::new(),
             wants_held: 0,
             bug: Bug::default(),
         }
@@ -428,7 +428,7 @@ impl Executor {
             asking.again += 1;
             asking.again > MAX_LATE_AGAIN
         };
-        for (_, Asking { mut ready, asked, .. }) in self.asking.extract_if(gives_up) {
+        for (_, Asking { mut ready, asked, .. }) in self.asking.extract_if(.., gives_up) {
             ready.late.refused.extend(asked.values().flat_map(KeySet::all));
             effects.push(ExecutorEffect::Run(Box::new(ready)));
         }

@@ -76,7 +76,7 @@ pub(crate) fn draft<'a>(
     absent: impl Fn(ShardId) -> bool,
     caps: Caps,
 ) -> Vec<Draft> {
-    let mut round = Round::default();
+    let mut round = Round::with_room(waiting.size_hint().0.min(caps.round_txs));
     let mut blocked = Blocked::default();
     let mut stranded: HashMap<u64, u64> = HashMap::default();
     let mut looked_at = 0;
@@ -112,7 +112,6 @@ struct Use {
 }
 
 /// Groups as sets of a union-find forest over the transactions taken so far.
-#[derive(Default)]
 struct Round<'a> {
     taken: Vec<(usize, &'a Intent)>,
     /// Of each transaction, whether undecided groups write what it uses.
@@ -125,6 +124,19 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
+    /// For about so many transactions.
+    fn with_room(txs: usize) -> Self {
+        Self {
+            taken: Vec::with_capacity(txs),
+            is_behind: Vec::with_capacity(txs),
+            parent: Vec::with_capacity(txs),
+            gas: Vec::with_capacity(txs),
+            round_gas: 0,
+            // Most write a key of each of two shards.
+            uses: HashMap::with_capacity_and_hasher(2 * txs, Default::default()),
+        }
+    }
+
     fn root(&mut self, mut node: usize) -> usize {
         while self.parent[node] != node {
             self.parent[node] = self.parent[self.parent[node]];

@@ -16,6 +16,6 @@ pub use executor::{Executor, ExecutorEffect, LateKeys, Ready};
 pub use owner::{CutEffects, EpochWrite, Late, NotOne, Owner, OwnerConfig, OwnerError};
 pub use planner::{BeaconRecord, Planner, PlannerConfig};
 #[cfg(feature = "planted")]
-pub use planted::Planted;
+pub use planted::{Planted, plant_everywhere};
 pub use touched::Touched;
 pub use turns::Turns;

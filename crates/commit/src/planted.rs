@@ -62,6 +62,17 @@ impl Planted {
     ];
 }
 
+#[cfg(feature = "planted")]
+thread_local! {
+    static EVERYWHERE: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in all state machines of this thread: for a simulation that has whole services on it.
+#[cfg(feature = "planted")]
+pub fn plant_everywhere(bug: Option<Planted>) {
+    EVERYWHERE.set(bug);
+}
+
 /// The bug that a state machine has, if any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bug {
@@ -77,7 +88,7 @@ impl Bug {
 
     #[cfg(feature = "planted")]
     pub fn is(&self, bug: Planted) -> bool {
-        self.planted == Some(bug)
+        self.planted == Some(bug) || EVERYWHERE.get() == Some(bug)
     }
 
     #[cfg(not(feature = "planted"))]

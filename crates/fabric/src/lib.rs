@@ -5,11 +5,14 @@
 //! gRPC channel to [`serve`] in another one. Both admit a bounded number of calls, keep deadlines
 //! and give the same errors.
 //!
-//! Nothing here opens a port, and only [`Place::new`] starts a thread.
+//! Nothing here opens a port. Threads are started by [`Place::new`] and, for simulated jobs that wait,
+//! by [`Machine`].
 
+mod beat;
 mod call;
 mod error;
 mod local;
+mod machine;
 mod metered;
 mod remote;
 mod reply;
@@ -17,9 +20,11 @@ mod serve;
 mod service;
 mod work;
 
+pub use beat::Beat;
 pub use call::{Call, Context, Link, Rpc};
 pub use error::{Fault, Malformed, RpcError};
 pub use local::{Cx, Local, Place, Turns};
+pub use machine::{Machine, Panicked, Running, Simulated, Waits};
 pub use metered::{Meter, Metered, Traffic};
 pub use remote::{MAX_MESSAGE_BYTES, Remote};
 pub use reply::Reply;

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::call::{Call, Context, Rpc};
 use crate::error::Fault;
+use crate::machine::Machine;
 use crate::reply::Reply;
 use crate::service::{Handle, Service, guard};
 use crate::work::{LocalTurn, Turn, Work};
@@ -48,6 +49,11 @@ impl<S: Service> Cx<'_, S> {
     /// Runs `then` as a message, `delay` from now or later.
     pub fn after(&mut self, delay: Duration, then: impl FnOnce(&mut S, &mut Cx<'_, S>) + 'static) {
         self.spawn(tokio::time::sleep(delay), move |service, (), cx| then(service, cx));
+    }
+
+    /// What this actor stands on.
+    pub fn machine(&self) -> &Machine {
+        self.work.machine()
     }
 
     /// For other threads, to post what they did for this actor.
@@ -98,12 +104,17 @@ impl<S: Service> Local<S> {
     /// If `place` has stopped there is no actor, and every call gets [`Fault::Stopped`].
     pub fn start(place: &Place, limit: usize, make: impl FnOnce() -> S + Send + 'static) -> Self {
         let (alive, gone) = watch::channel(());
-        let actor = Host::start_in_arbiter(place.system.arbiter(), move |_| Host {
-            service: guard(S::NAME, make),
-            work: Work::new(),
+        let machine = place.machine.clone();
+        let host = move || Host {
+            service: guard(&machine, S::NAME, make),
+            work: Work::new(machine),
             handled: 0,
             _alive: alive,
-        });
+        };
+        let actor = match &place.thread {
+            Some(thread) => Host::start_in_arbiter(thread.system.arbiter(), |_| host()),
+            None => host().start(),
+        };
         Self { actor, permits: Arc::new(Semaphore::new(limit)), limit, gone }
     }
 
@@ -160,11 +171,16 @@ impl<S: Handle<M>, M: Rpc> Call<M> for Local<S> {
     }
 }
 
-/// A thread on which actors stand. Dropping it asks the thread to stop.
-///
-/// Each has an actix system of its own, run by the thread: an arbiter needs a system, and one
-/// cannot be started from inside the caller's tokio runtime.
+/// Where actors stand: a thread, or in a simulation the task set of its process. Dropping it asks the
+/// thread to stop.
 pub struct Place {
+    thread: Option<Thread>,
+    machine: Machine,
+}
+
+/// Has an actix system of its own: an arbiter needs a system, and one cannot be started from inside
+/// the caller's tokio runtime.
+struct Thread {
     system: actix::System,
     gone: watch::Receiver<()>,
 }
@@ -192,17 +208,25 @@ impl Place {
             })
             .expect("no thread for actors");
         let system = started.recv().expect("a thread of actors ended before it began");
-        Self { system, gone }
+        Self { thread: Some(Thread { system, gone }), machine: Machine::real() }
+    }
+
+    /// The local task set that the caller runs in, which is to be the only thing that runs actors of
+    /// this place. They stop with it.
+    pub fn here(machine: Machine) -> Self {
+        Self { thread: None, machine }
     }
 
     /// Stops the thread and the actors on it, and waits until it has ended.
     pub async fn stop(&self) {
-        self.system.stop();
-        let _ = self.gone.clone().changed().await;
+        if let Some(thread) = &self.thread {
+            thread.system.stop();
+            let _ = thread.gone.clone().changed().await;
+        }
     }
 }
 
-impl Drop for Place {
+impl Drop for Thread {
     fn drop(&mut self) {
         self.system.stop();
     }
@@ -225,8 +249,9 @@ impl<S: Service> Host<S> {
         mailbox: &mut actix::Context<Self>,
         turn: impl FnOnce(&mut S, &mut Cx<'_, S>),
     ) {
+        let machine = self.work.machine().clone();
         let mut cx = Cx { work: &mut self.work, mailbox };
-        guard(S::NAME, || turn(&mut self.service, &mut cx));
+        guard(&machine, S::NAME, || turn(&mut self.service, &mut cx));
         self.handled = self.handled.wrapping_add(1);
         if self.handled.is_multiple_of(MESSAGES_A_RUN) {
             mailbox.wait(actix::fut::wrap_future::<_, Self>(tokio::task::yield_now()));
@@ -246,7 +271,7 @@ impl<S: Service> actix::Actor for Host<S> {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         tracing::debug!(service = S::NAME, "actor stopped");
-        guard(S::NAME, || self.service.stopped());
+        guard(self.work.machine(), S::NAME, || self.service.stopped());
     }
 }
 

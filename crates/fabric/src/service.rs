@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::call::{Context, Rpc};
 use crate::local::Cx;
+use crate::machine::{Machine, message};
 use crate::reply::Reply;
 
 /// An actor. It stands on the thread it was made on, so it need not be `Send`; no two of its
@@ -34,18 +35,20 @@ pub trait Handle<M: Rpc>: Service {
 }
 
 /// Runs the code of an actor; a panic in it ends the process.
-pub(crate) fn guard<T>(service: &'static str, run: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| end_process(service, panic))
+pub(crate) fn guard<T>(machine: &Machine, service: &'static str, run: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| end_process(machine, service, panic))
 }
 
 /// In this crate's unit tests the panic goes on instead.
-pub(crate) fn end_process(service: &'static str, panic: Box<dyn Any + Send>) -> ! {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let panic_message = text.unwrap_or("no message");
+pub(crate) fn end_process(
+    machine: &Machine,
+    service: &'static str,
+    panic: Box<dyn Any + Send>,
+) -> ! {
+    let panic_message = message(&*panic);
     tracing::error!(service, panic_message, "actor panicked; ending the process");
     if cfg!(test) {
         std::panic::resume_unwind(panic);
     }
-    std::process::abort()
+    machine.end(panic_message)
 }

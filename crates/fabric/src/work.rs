@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 
 use crate::local::Cx;
+use crate::machine::Machine;
 use crate::service::{Service, end_process};
 
 /// A message that is code, from another thread.
@@ -21,13 +22,18 @@ pub(crate) type LocalTurn<S> = Box<dyn FnOnce(&mut S, &mut Cx<'_, S>)>;
 ///
 /// Dropped with the actor, which ends the futures.
 pub(crate) struct Work<S: Service> {
+    machine: Machine,
     tasks: JoinSet<()>,
     due: Rc<RefCell<VecDeque<LocalTurn<S>>>>,
 }
 
 impl<S: Service> Work<S> {
-    pub(crate) fn new() -> Self {
-        Self { tasks: JoinSet::new(), due: Rc::default() }
+    pub(crate) fn new(machine: Machine) -> Self {
+        Self { machine, tasks: JoinSet::new(), due: Rc::default() }
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// Runs `future` on the local set of this thread, leaves the turn that `then` makes of its
@@ -40,11 +46,11 @@ impl<S: Service> Work<S> {
     ) where
         F: Future + 'static,
     {
-        let due = self.due.clone();
+        let (due, machine) = (self.due.clone(), self.machine.clone());
         self.tasks.spawn_local(async move {
             match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(result) => due.borrow_mut().push_back(then(result)),
-                Err(panic) => end_process(S::NAME, panic),
+                Err(panic) => end_process(&machine, S::NAME, panic),
             }
             notice();
         });

@@ -6,7 +6,7 @@ mod snapshot;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use atoll_fabric::{Cx, Reply, Rpc, Service};
+use atoll_fabric::{Cx, Machine, Reply, Rpc, Service};
 use atoll_meter::Work;
 use atoll_store::{Log, StoreError};
 
@@ -157,10 +157,11 @@ fn pass<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
         written.done(1, count - done.left.len());
         done
     };
-    cx.spawn(tokio::task::spawn_blocking(write), move |service, done, cx| {
-        let done = done.unwrap_or_else(|error| stop(&error.to_string()));
+    let written = cx.machine().run(write);
+    cx.spawn(written, move |service, done, cx| {
+        let done = done.unwrap_or_else(|error| stop(cx.machine(), &error.to_string()));
         if let Some(error) = done.failed {
-            stop(&error.to_string());
+            stop(cx.machine(), &error.to_string());
         }
         let journal = service.journal();
         journal.log = Some(done.log);
@@ -210,7 +211,7 @@ fn write_all(mut log: Box<dyn Log>, records: Vec<Vec<u8>>, before: u64) -> Writt
     Written { log, left: left.collect(), low, failed }
 }
 
-fn stop(reason: &str) -> ! {
+fn stop(machine: &Machine, reason: &str) -> ! {
     tracing::error!(reason, "cannot write the log of record; ending the process");
-    std::process::abort()
+    machine.end(reason)
 }

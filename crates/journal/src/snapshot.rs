@@ -8,13 +8,15 @@ use std::{
     },
 };
 
-use atoll_fabric::Cx;
+use atoll_fabric::{Cx, Panicked};
 use atoll_store::{SnapshotWriter, Snapshots, StoreError, Summary};
 
 use crate::Journaled;
 
 /// Snapshots asked for at cuts to come, at the most.
 const MAX_ASKED: usize = 16;
+/// How far ahead a cut may be that nothing else is begun before, lest it be in the way.
+const AHEAD: u64 = 1_024;
 
 /// When snapshots are taken, and how many are kept.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +105,11 @@ impl Keeper {
         self.writing == Some(cut)
     }
 
+    /// Whether one at another cut is being written.
+    pub fn is_busy(&self, cut: u64) -> bool {
+        self.writing.is_some_and(|writing| writing != cut)
+    }
+
     /// Wants one at a cut to come. False if too many are wanted.
     pub fn ask(&mut self, cut: u64) -> bool {
         let room = self.asked.len() < MAX_ASKED || self.asked.contains(&cut);
@@ -117,7 +124,8 @@ impl Keeper {
         let SnapshotConfig { log_bytes, cuts, .. } = self.config;
         let grown = log_bytes > 0 && self.since(bytes) >= log_bytes.max(self.size);
         let passed = cuts > 0 && cut >= self.begun_cut + cuts;
-        let due = self.asked.contains(&cut) || grown || passed;
+        let waits = self.asked.range(cut + 1..=cut.saturating_add(AHEAD)).next().is_some();
+        let due = self.asked.contains(&cut) || (grown || passed) && !waits;
         // One that was asked for is told that another is being written.
         let due = due && self.writing.is_none() && !low;
         if due {
@@ -169,7 +177,9 @@ pub fn snapshot<S: Snapshotting>(
         (false, Some(taken)) => vec![taken.summary.number],
         _ => Vec::new(),
     };
-    let work = move || -> Result<(Summary, Option<u64>), StoreError> {
+    let machine = cx.machine().clone();
+    let (stopped_early, publishing) = (stopped(&snapshots), snapshots.clone());
+    let work = move || -> Result<(SnapshotWriter, Summary), StoreError> {
         let mut writer = snapshots.begin(number)?;
         let go_on = || match stop.load(Ordering::Acquire) {
             true => Err(stopped(&snapshots)),
@@ -178,11 +188,24 @@ pub fn snapshot<S: Snapshotting>(
         write(&mut writer, &go_on)?;
         go_on()?;
         let summary = writer.finish()?;
-        durable.blocking_recv().map_err(|_| stopped(&snapshots))?;
-        writer.publish()?;
-        Ok((summary, snapshots.prune(kept, &spared)?))
+        Ok((writer, summary))
     };
-    cx.spawn(tokio::task::spawn_blocking(work), move |service, done, _| {
+    let written = machine.run(work);
+    let published = async move {
+        let (writer, summary) = match written.await? {
+            Ok(written) => written,
+            Err(error) => return Ok(Err(error)),
+        };
+        if durable.await.is_err() {
+            return Ok(Err(stopped_early));
+        }
+        let publish = move || {
+            writer.publish()?;
+            Ok((summary, publishing.prune(kept, &spared)?))
+        };
+        machine.run(publish).await
+    };
+    cx.spawn(published, move |service, done: Result<_, Panicked>, _| {
         let Some(keeper) = service.keeper() else { return };
         keeper.writing = None;
         let taken = match done {

@@ -1,24 +1,31 @@
-//! Measures the store on the volume of a directory: `measure [dir]`. Run it in release mode.
+//! Measures the store on the volume of a directory: `measure log|sled|redb [dir] [keys]`. Run it in release mode.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use atoll_store::{FileLog, Index, Log, LogOptions, Replay, SledIndex, StoreError};
+use atoll_store::{Backend, FileLog, Log, LogOptions, Replay, StoreError};
 
 const GROUPS: usize = 1_000;
 const GROUP: usize = 100;
 const RECORD_BYTES: usize = 200;
-const PUTS: u64 = 200_000;
 const VALUE_BYTES: usize = 100;
 const CACHE_BYTES: u64 = 64 << 20;
+const PIECE: usize = 512;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let parent = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
+    let mut arguments = std::env::args().skip(1);
+    let what = arguments.next().unwrap_or_else(|| "log".to_owned());
+    let parent = arguments.next().unwrap_or_else(|| ".".to_owned());
+    let keys = arguments.next().map_or(Ok(1_000_000), |keys| keys.parse())?;
     let dir = tempfile::tempdir_in(parent)?;
-    measure_log(&dir.path().join("log"))?;
-    measure_index(&dir.path().join("index"))?;
+    match what.as_str() {
+        "log" => measure_log(dir.path())?,
+        "sled" => measure_index(Backend::Sled, keys, dir.path())?,
+        "redb" => measure_index(Backend::Redb, keys, dir.path())?,
+        _ => return Err("measure log, sled or redb".into()),
+    }
     Ok(())
 }
 
@@ -58,29 +65,52 @@ fn measure_log(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn measure_index(dir: &Path) -> Result<(), StoreError> {
-    let index = SledIndex::open(dir, CACHE_BYTES)?;
+/// What an index costs, in a process of its own: memory is counted from its start.
+fn measure_index(backend: Backend, keys: u64, dir: &Path) -> Result<(), StoreError> {
+    let index = backend.open(dir, CACHE_BYTES)?;
     let value = [0x5a; VALUE_BYTES];
+    let time = |what: &str, count: u64, f: &dyn Fn(u64) -> Result<(), StoreError>| {
+        let start = Instant::now();
+        (0..count).try_for_each(f)?;
+        println!("  {what}: {:.2} us each", start.elapsed().as_secs_f64() * 1e6 / count as f64);
+        Ok::<_, StoreError>(())
+    };
+    println!("{backend:?}, {keys} keys of 32 bytes, values of {VALUE_BYTES}:");
+    time("insert", keys, &|i| index.put(&scattered_key(i), &value))?;
+    let other = [0xa5; VALUE_BYTES];
+    time("overwrite", keys, &|i| index.put(&scattered_key(keys - 1 - i), &other))?;
+    time("get", keys, &|i| index.get(&scattered_key(i)).map(drop))?;
+    let absent = |i| index.get(&scattered_key(keys + i)).map(drop);
+    time("get what is not there", keys, &absent)?;
     let start = Instant::now();
-    for i in 0..PUTS {
-        index.put(&scattered_key(i), &value)?;
+    let (mut after, mut count) = (Vec::new(), 0);
+    while let Some((last, _)) = index.scan_after(&after, PIECE)?.pop() {
+        after = last;
+        count += PIECE;
     }
-    println!("sled: {PUTS} puts at random keys: {:?} each", start.elapsed() / PUTS as u32);
-    let start = Instant::now();
-    for i in 0..PUTS {
-        index.get(&scattered_key(i))?;
-    }
-    println!("  get {:?} each", start.elapsed() / PUTS as u32);
+    println!("  scan of all in pieces of {PIECE}: {:?} ({count})", start.elapsed());
+    println!("  peak memory {}", peak_memory());
     let start = Instant::now();
     index.mark_clean(b"")?;
-    println!("  flush, fsync and marker: {:?}", start.elapsed());
+    println!("  clean stop: {:?}", start.elapsed());
     drop(index);
+    println!("  on disk {} MB", size_bytes(dir) / 1_000_000);
     let start = Instant::now();
-    let index = SledIndex::open(dir, CACHE_BYTES)?;
+    let index = backend.open(dir, CACHE_BYTES)?;
     let opened = start.elapsed();
     let clean = index.take_clean()?.is_some();
-    println!("  open again: {opened:?}, clean: {clean}; peak memory {}", peak_memory());
+    println!("  open again: {opened:?}, clean: {clean}");
     Ok(())
+}
+
+fn size_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => size_bytes(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
 /// 32 bytes that differ for each `i` and are in no order.

@@ -79,20 +79,26 @@ impl DirLock {
     }
 }
 
-/// Creates `dir` and what is missing above it, so that a power cut does not take it away again.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// Creates `dir` and what is missing above it, so that a power cut does not take it away again: nor
+/// what somebody else has made, or an earlier process that was killed before it could sync.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let is_there = dir.is_dir();
+    if parent != Path::new(".") {
         create_dir(parent)?;
     }
     match fs::create_dir(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+        Err(e) if !is_there && e.kind() != io::ErrorKind::AlreadyExists => {
             Err(StoreError::io("create", dir, &e))
         }
-        _ => sync(parent.unwrap_or(Path::new("."))),
+        _ => match sync_dir(parent) {
+            // Above what is ours, where it may not be allowed or known.
+            Err(e) if is_there && e.raw_os_error() != Some(EIO) => Ok(()),
+            synced => synced.map_err(|e| StoreError::io("sync", parent, &e)),
+        },
     }
 }
 

@@ -3,15 +3,35 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
+
 use atoll_store::{
-    Call, Faults, FaultyIndex, Index, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemoryIndex, SledIndex,
+    Backend, Call, Faults, FaultyIndex, Index, MAX_KEY_BYTES, MAX_VALUE_BYTES, MemoryIndex,
     StoreError,
 };
 
 const CACHE_BYTES: u64 = 4 << 20;
 
-fn open(dir: &Path) -> SledIndex {
-    SledIndex::open(dir, CACHE_BYTES).unwrap()
+fn open(backend: Backend, dir: &Path) -> Arc<dyn Index> {
+    backend.open(dir, CACHE_BYTES).unwrap()
+}
+
+/// Runs a test for each backend, in a directory of its own.
+fn each(test: impl Fn(Backend, &Path)) {
+    for backend in Backend::ALL {
+        println!("{backend:?}");
+        let dir = tempfile::tempdir().unwrap();
+        test(backend, dir.path());
+    }
+}
+
+/// Where the first files of a backend are, and where those after a wipe.
+fn generation(backend: Backend, dir: &Path, number: u64) -> PathBuf {
+    let letter = match backend {
+        Backend::Sled => 'g',
+        Backend::Redb => 'r',
+    };
+    dir.join(format!("{letter}{number}"))
 }
 
 fn entries(index: &dyn Index, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -72,17 +92,21 @@ fn memory_is_a_map_with_a_marker() {
 }
 
 #[test]
-fn sled_is_a_map_with_a_marker() {
-    let dir = tempfile::tempdir().unwrap();
-    check_map(&open(&dir.path().join("map")));
-    check_clean(&open(&dir.path().join("clean")));
+fn each_backend_is_a_map_with_a_marker() {
+    each(|backend, dir| {
+        check_map(&*open(backend, &dir.join("map")));
+        check_clean(&*open(backend, &dir.join("clean")));
+    });
 }
 
 #[test]
-fn sled_comes_back_with_its_entries_and_its_marker() {
-    let dir = tempfile::tempdir().unwrap();
+fn each_comes_back_with_its_entries_and_its_marker() {
+    each(comes_back);
+}
+
+fn comes_back(backend: Backend, dir: &Path) {
     for round in 0..10u32 {
-        let index = open(dir.path());
+        let index = open(backend, dir);
         assert_eq!(index.take_clean().unwrap().is_some(), round > 0);
         for old in 0..round * 100 {
             assert_eq!(index.get(&old.to_be_bytes()).unwrap().unwrap(), old.to_le_bytes());
@@ -96,107 +120,227 @@ fn sled_comes_back_with_its_entries_and_its_marker() {
 
 #[test]
 fn a_stop_without_the_marker_is_recognised() {
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).mark_clean(b"1").unwrap();
-    let index = open(dir.path());
-    assert_eq!(index.take_clean().unwrap().unwrap(), b"1");
-    index.put(b"k", b"v").unwrap();
-    index.flush().unwrap();
-    drop(index);
-    assert_eq!(open(dir.path()).take_clean().unwrap(), None);
+    each(|backend, dir| {
+        open(backend, dir).mark_clean(b"1").unwrap();
+        let index = open(backend, dir);
+        assert_eq!(index.take_clean().unwrap().unwrap(), b"1");
+        index.put(b"k", b"v").unwrap();
+        index.flush().unwrap();
+        drop(index);
+        assert_eq!(open(backend, dir).take_clean().unwrap(), None);
+    });
 }
 
 #[test]
 fn a_write_without_taking_the_marker_still_ends_the_clean_stop() {
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).mark_clean(b"1").unwrap();
-    open(dir.path()).put(b"k", b"v").unwrap();
-    assert_eq!(open(dir.path()).take_clean().unwrap(), None);
+    each(|backend, dir| {
+        open(backend, dir).mark_clean(b"1").unwrap();
+        open(backend, dir).put(b"k", b"v").unwrap();
+        assert_eq!(open(backend, dir).take_clean().unwrap(), None);
+    });
 }
 
 #[test]
-fn a_damaged_marker_counts_as_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(dir.path());
-    index.mark_clean(b"record 7").unwrap();
-    let path = dir.path().join("clean");
-    let whole = fs::read(&path).unwrap();
-    for byte in 0..whole.len() {
-        let mut flipped = whole.clone();
-        flipped[byte] ^= 4;
-        for damaged in [&flipped[..], &whole[..byte]] {
-            fs::write(&path, damaged).unwrap();
-            assert_eq!(index.take_clean().unwrap(), None);
-            assert!(!path.exists());
-        }
+fn an_index_that_was_marked_goes_on() {
+    each(|backend, dir| {
+        let index = open(backend, dir);
+        index.put(b"k", b"v").unwrap();
+        index.mark_clean(b"1").unwrap();
+        assert_eq!(index.get(b"k").unwrap().unwrap(), b"v");
+        assert_eq!(entries(&*index, b"").len(), 1);
+        index.put(b"l", b"w").unwrap();
+        assert_eq!(index.take_clean().unwrap(), None);
+        index.mark_clean(b"2").unwrap();
+        drop(index);
+        let index = open(backend, dir);
+        assert_eq!(index.take_clean().unwrap().unwrap(), b"2");
+        assert_eq!(entries(&*index, b"").len(), 2);
+    });
+}
+
+#[test]
+fn who_reads_meanwhile_sees_each_write_whole() {
+    each(|backend, dir| {
+        let index = open(backend, dir);
+        let value = |round: u32| [&round.to_be_bytes()[..], &[7; 4_000]].concat();
+        let keys: Vec<_> = (0..100u32).map(u32::to_be_bytes).collect();
+        keys.iter().for_each(|key| index.put(key, &value(0)).unwrap());
+        std::thread::scope(|threads| {
+            let writer = threads.spawn(|| {
+                for round in 1..=20 {
+                    keys.iter().for_each(|key| index.put(key, &value(round)).unwrap());
+                }
+            });
+            let mut seen = vec![0; keys.len()];
+            while !writer.is_finished() {
+                for (key, seen) in keys.iter().zip(&mut seen) {
+                    let held = index.get(key).unwrap().expect("it was never removed");
+                    let round = u32::from_be_bytes(held[..4].try_into().unwrap());
+                    assert!(round >= *seen, "an older value after a newer one");
+                    *seen = round;
+                }
+                assert_eq!(index.scan_after(&[], 200).unwrap().len(), keys.len());
+            }
+        });
+    });
+}
+
+#[test]
+fn the_files_of_another_backend_are_of_no_use() {
+    for (one, other) in [(Backend::Sled, Backend::Redb), (Backend::Redb, Backend::Sled)] {
+        let dir = tempfile::tempdir().unwrap();
+        let index = open(one, dir.path());
+        index.put(b"k", b"v").unwrap();
+        index.mark_clean(b"1").unwrap();
+        drop(index);
+        assert_eq!(Backend::found(dir.path()).unwrap(), Some(one));
+        assert_eq!(one.is_as_left(dir.path()).unwrap(), Some(true));
+        let index = open(other, dir.path());
+        assert_eq!(index.take_clean().unwrap(), None);
+        assert_eq!(entries(&*index, b""), []);
+        assert!(!generation(one, dir.path(), 1).exists());
+        assert_eq!(Backend::found(dir.path()).unwrap(), Some(other));
     }
 }
 
 #[test]
+fn a_damaged_marker_counts_as_none() {
+    each(|backend, dir| {
+        let index = open(backend, dir);
+        index.mark_clean(b"record 7").unwrap();
+        let path = dir.join("clean");
+        let whole = fs::read(&path).unwrap();
+        for byte in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[byte] ^= 4;
+            for damaged in [&flipped[..], &whole[..byte]] {
+                fs::write(&path, damaged).unwrap();
+                assert_eq!(index.take_clean().unwrap(), None);
+                assert!(!path.exists());
+            }
+        }
+    });
+}
+
+#[test]
 fn a_wrong_value_is_an_error_and_never_an_answer() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(dir.path());
+    each(wrong_values);
+}
+
+fn wrong_values(backend: Backend, dir: &Path) {
+    let index = open(backend, dir);
     index.put(b"k", b"value").unwrap();
     index.put(b"j", b"value").unwrap();
-    drop(index);
-    let sealed = edit_raw(dir.path(), |_, sealed| sealed.to_vec());
+    drop_marked(index);
+    let sealed = edit_raw(backend, dir, &|_, sealed| sealed.to_vec());
     let mut flipped = sealed.clone();
     flipped[6] ^= 1;
     let shorter = sealed[..sealed.len() - 1].to_vec();
     for wrong in [flipped, shorter, vec![1, 2], Vec::new()] {
-        edit_raw(dir.path(), |_, _| wrong.clone());
-        let index = open(dir.path());
+        edit_raw(backend, dir, &|_, _| wrong.clone());
+        let index = open(backend, dir);
         let refused = index.get(b"k").unwrap_err();
         assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
         assert!(refused.to_string().contains("rebuild it from the log"), "{refused}");
         let scanned = index.scan_prefix(b"k", &mut |_, _| panic!("a wrong value was shown"));
         assert!(matches!(scanned, Err(StoreError::Corrupt { .. })));
-        drop(index);
-        edit_raw(dir.path(), |_, _| sealed.clone());
+        drop_marked(index);
+        edit_raw(backend, dir, &|_, _| sealed.clone());
     }
-    edit_raw(dir.path(), |db, _| db.get(b"j").unwrap().unwrap().to_vec());
-    assert!(open(dir.path()).get(b"k").is_err(), "the value of another key");
+    edit_raw(backend, dir, &|other, _| other.to_vec());
+    assert!(open(backend, dir).get(b"k").is_err(), "the value of another key");
 }
 
+fn drop_marked(index: Arc<dyn Index>) {
+    index.mark_clean(b"").unwrap();
+}
+
+/// Gets the stored forms of the values at `j` and `k`.
+type Edit<'a> = &'a dyn Fn(&[u8], &[u8]) -> Vec<u8>;
+
 /// Replaces the stored form of the value at `k`, behind the back of the index; returns the old one.
-fn edit_raw(dir: &Path, edit: impl Fn(&sled::Db, &[u8]) -> Vec<u8>) -> Vec<u8> {
-    let db = sled::Config::new().path(dir.join("g1")).flush_every_ms(None).open().unwrap();
-    let sealed = db.get(b"k").unwrap().unwrap();
-    db.insert(b"k", edit(&db, &sealed)).unwrap();
-    db.flush().unwrap();
-    drop(db);
-    // sled's threads keep the file locked for a while.
-    fs::File::open(dir.join("g1/db")).unwrap().lock().unwrap();
-    sealed.to_vec()
+/// The marker then fits what it has written.
+fn edit_raw(backend: Backend, dir: &Path, edit: Edit<'_>) -> Vec<u8> {
+    let path = generation(backend, dir, 1);
+    let sealed = match backend {
+        Backend::Sled => {
+            let db = sled::Config::new().path(&path).flush_every_ms(None).open().unwrap();
+            let sealed = db.get(b"k").unwrap().unwrap();
+            let other = db.get(b"j").unwrap().unwrap();
+            db.insert(b"k", edit(&other, &sealed)).unwrap();
+            db.flush().unwrap();
+            drop(db);
+            // sled's threads keep the file locked for a while.
+            fs::File::open(path.join("db")).unwrap().lock().unwrap();
+            sealed.to_vec()
+        }
+        Backend::Redb => edit_redb(&path, edit),
+    };
+    mark_again(&path, dir);
+    sealed
+}
+
+fn edit_redb(path: &Path, edit: Edit<'_>) -> Vec<u8> {
+    use redb::ReadableTable as _;
+    let definition = redb::TableDefinition::<&[u8], &[u8]>::new("entries");
+    let db = redb::Database::open(path.join("db")).unwrap();
+    let transaction = db.begin_write().unwrap();
+    let mut table = transaction.open_table(definition).unwrap();
+    let get = |table: &redb::Table<&[u8], &[u8]>, key: &[u8]| -> Vec<u8> {
+        table.get(key).unwrap().unwrap().value().to_vec()
+    };
+    let (other, sealed) = (get(&table, b"j"), get(&table, b"k"));
+    table.insert(&b"k"[..], &edit(&other, &sealed)[..]).unwrap();
+    drop(table);
+    transaction.commit().unwrap();
+    db.close().unwrap();
+    sealed
+}
+
+/// Writes the marker of a clean stop, as `clean.rs` has it, for files as they are.
+fn mark_again(path: &Path, dir: &Path) {
+    let mut hasher = crc32fast::Hasher::new();
+    for file in files(path) {
+        let content = fs::read(&file).unwrap();
+        hasher.update(file.file_name().unwrap().as_encoded_bytes());
+        hasher.update(&content);
+        hasher.update(&(content.len() as u64).to_le_bytes());
+    }
+    let body = hasher.finalize().to_le_bytes();
+    let marker = [crc32fast::hash(&body).to_le_bytes(), body].concat();
+    fs::write(dir.join("clean"), marker).unwrap();
 }
 
 #[test]
-fn sled_has_one_owner() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(dir.path());
-    let refused = SledIndex::open(dir.path(), CACHE_BYTES).unwrap_err();
-    assert_eq!(refused, StoreError::Locked { dir: dir.path().to_path_buf() });
-    drop(index);
-    open(dir.path());
+fn an_index_has_one_owner() {
+    each(|backend, dir| {
+        let index = open(backend, dir);
+        let refused = backend.open(dir, CACHE_BYTES).err();
+        assert_eq!(refused, Some(StoreError::Locked { dir: dir.to_path_buf() }));
+        drop(index);
+        open(backend, dir);
+    });
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.is_file()).collect()
+    let mut files: Vec<_> = entries.filter(|path| path.is_file()).collect();
+    files.sort();
+    files
 }
 
 #[test]
-fn files_that_sled_cannot_read_are_refused_or_harmless_and_a_fresh_start_works() {
+fn files_that_cannot_be_read_are_refused_or_harmless_and_a_fresh_start_works() {
     let mut refusals = 0;
-    for step in 0..24 {
+    for (backend, step) in Backend::ALL.into_iter().flat_map(|b| (0..24).map(move |s| (b, s))) {
         let dir = tempfile::tempdir().unwrap();
-        let index = open(dir.path());
+        let index = open(backend, dir.path());
         for key in 0..200u32 {
             index.put(&key.to_be_bytes(), &[7; 100]).unwrap();
         }
         index.mark_clean(b"").unwrap();
         drop(index);
-        for path in files(&dir.path().join("g1")) {
+        for path in files(&generation(backend, dir.path(), 1)) {
             let mut bytes = fs::read(&path).unwrap();
             let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
             let at = used * step / 24;
@@ -204,7 +348,7 @@ fn files_that_sled_cannot_read_are_refused_or_harmless_and_a_fresh_start_works()
             bytes[at..end].fill(0x5a);
             fs::write(&path, bytes).unwrap();
         }
-        match SledIndex::open(dir.path(), CACHE_BYTES) {
+        match backend.open(dir.path(), CACHE_BYTES) {
             Ok(index) => {
                 assert_eq!(index.take_clean().unwrap(), None, "damage went unnoticed");
                 for key in 0..200u32 {
@@ -213,15 +357,15 @@ fn files_that_sled_cannot_read_are_refused_or_harmless_and_a_fresh_start_works()
                     }
                 }
                 index.wipe().unwrap();
-                assert_eq!(entries(&index, b""), []);
+                assert_eq!(entries(&*index, b""), []);
             }
             Err(error) => {
                 refusals += 1;
                 assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
             }
         }
-        let index = SledIndex::open_empty(dir.path(), CACHE_BYTES).unwrap();
-        assert_eq!(entries(&index, b""), []);
+        let index = backend.open_empty(dir.path(), CACHE_BYTES).unwrap();
+        assert_eq!(entries(&*index, b""), []);
         assert_eq!(index.take_clean().unwrap(), None);
     }
     assert!(refusals > 0, "the damage reached nothing that sled reads");
@@ -229,25 +373,31 @@ fn files_that_sled_cannot_read_are_refused_or_harmless_and_a_fresh_start_works()
 
 #[test]
 fn a_flipped_bit_in_any_file_ends_the_clean_stop() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(dir.path());
+    each(flipped_bits);
+}
+
+fn flipped_bits(backend: Backend, dir: &Path) {
+    let index = open(backend, dir);
     for key in 0..200u32 {
         index.put(&key.to_be_bytes(), &[7; 100]).unwrap();
     }
     index.mark_clean(b"whole").unwrap();
     drop(index);
-    let marker = fs::read(dir.path().join("clean")).unwrap();
-    let whole: Vec<_> = files(&dir.path().join("g1"))
-        .into_iter()
-        .map(|path| (path.clone(), fs::read(path).unwrap()))
-        .collect();
+    let marker = fs::read(dir.join("clean")).unwrap();
+    let path = generation(backend, dir, 1);
+    let whole: Vec<_> =
+        files(&path).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     let restore = || {
-        fs::remove_dir_all(dir.path().join("g1")).unwrap();
-        fs::create_dir_all(dir.path().join("g1/blobs")).unwrap();
+        fs::remove_dir_all(generation(backend, dir, 2)).unwrap_or_default();
+        fs::remove_dir_all(&path).unwrap_or_default();
+        fs::create_dir_all(&path).unwrap();
+        if backend == Backend::Sled {
+            fs::create_dir_all(path.join("blobs")).unwrap();
+        }
         for (path, bytes) in &whole {
             fs::write(path, bytes).unwrap();
         }
-        fs::write(dir.path().join("clean"), &marker).unwrap();
+        fs::write(dir.join("clean"), &marker).unwrap();
     };
     for (damaged, bytes) in &whole {
         for step in 0..16 {
@@ -255,27 +405,27 @@ fn a_flipped_bit_in_any_file_ends_the_clean_stop() {
             let mut flipped = bytes.clone();
             flipped[bytes.len() * step / 16] ^= 1 << (step % 8);
             fs::write(damaged, flipped).unwrap();
-            match SledIndex::open(dir.path(), CACHE_BYTES) {
+            match backend.open(dir, CACHE_BYTES) {
                 Ok(index) => assert_eq!(index.take_clean().unwrap(), None),
                 Err(error) => assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}"),
             }
         }
     }
     restore();
-    assert_eq!(open(dir.path()).take_clean().unwrap().unwrap(), b"whole");
+    assert_eq!(open(backend, dir).take_clean().unwrap().unwrap(), b"whole");
 }
 
 #[test]
 fn a_wipe_is_kept_over_a_reopening_and_frees_the_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(dir.path());
-    index.put(b"k", b"v").unwrap();
-    index.wipe().unwrap();
-    index.put(b"new", b"v").unwrap();
-    index.flush().unwrap();
-    drop(index);
-    assert!(!dir.path().join("g1").exists());
-    assert_eq!(entries(&open(dir.path()), b""), [(b"new".to_vec(), b"v".to_vec())]);
+    each(|backend, dir| {
+        let index = open(backend, dir);
+        index.put(b"k", b"v").unwrap();
+        index.wipe().unwrap();
+        index.put(b"new", b"v").unwrap();
+        drop_marked(index);
+        assert!(!generation(backend, dir, 1).exists());
+        assert_eq!(entries(&*open(backend, dir), b""), [(b"new".to_vec(), b"v".to_vec())]);
+    });
 }
 
 #[test]

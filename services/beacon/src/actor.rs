@@ -132,7 +132,7 @@ impl BeaconService {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot index a block; ending the process");
-                std::process::abort();
+                cx.machine().end(&error.to_string());
             }
         }
         self.made_ms = now_ms;

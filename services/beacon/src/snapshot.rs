@@ -26,9 +26,9 @@ impl BeaconService {
                 |writer: &mut SnapshotWriter, go_on: GoOn<'_>| captured.write(writer, go_on);
             snapshot(self, cx, (block, self.log_next, wanted), write);
         } else if wanted {
-            let reason = if low { "the volume is full" } else { "another one is being written" };
-            self.tell(block, |block| {
-                Err(BeaconError::NoSnapshot { block, reason: reason.to_owned() })
+            self.tell(block, |block| match low {
+                true => Err(BeaconError::NoSnapshot { block, reason: "the volume is full".into() }),
+                false => Err(BeaconError::SnapshotBusy { block }),
             });
         }
     }
@@ -49,7 +49,7 @@ impl Snapshotting for BeaconService {
     fn taken(&mut self, at: u64, taken: Result<Taken, StoreError>) {
         self.tell(at, |block| match &taken {
             Ok(taken) if taken.cut == block => Ok(told(*taken)),
-            Ok(_) => Err(BeaconError::NoSnapshot { block, reason: "it was passed over".into() }),
+            Ok(_) => Err(BeaconError::SnapshotBusy { block }),
             Err(error) => Err(BeaconError::NoSnapshot { block, reason: error.to_string() }),
         });
     }
@@ -75,6 +75,10 @@ impl Handle<TakeBeaconSnapshot> for BeaconService {
         };
         if let Some(taken) = keeper.at(block) {
             return reply.ok(told(taken));
+        }
+        // Not only when the block comes: so nobody else takes one for nothing.
+        if keeper.is_busy(block) {
+            return reply.err(BeaconError::SnapshotBusy { block });
         }
         self.snapshots.retain(|(_, reply)| !reply.is_abandoned());
         // Whoever asks again while it is being written waits for it.
@@ -102,7 +106,8 @@ impl Handle<ReadBeaconSnapshot> for BeaconService {
         };
         let snapshots = keeper.snapshots().clone();
         let piece = move || snapshots.piece(read.number, read.offset, PIECE_BYTES);
-        cx.spawn(tokio::task::spawn_blocking(piece), move |_, piece, _| {
+        let read = cx.machine().run(piece);
+        cx.spawn(read, move |_, piece, _| {
             let failed = |reason: String| BeaconError::Storage { reason };
             reply.send(match piece {
                 Ok(Ok((piece, _))) => Ok(SnapshotPiece { piece: piece.into() }),

@@ -9,7 +9,7 @@ use atoll_api::{
     state::StateClient,
 };
 use atoll_evm::{Clock, Helpers};
-use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
+use atoll_fabric::{Context, Cx, Fault, Handle, Machine, Reply, Service};
 use atoll_types::{Placement, ShardId};
 
 use crate::{
@@ -36,6 +36,8 @@ pub struct ExecutorConfig {
     pub helpers: Arc<dyn Helpers>,
     /// Nanoseconds, by which is decided when they do.
     pub stopwatch: Clock,
+    /// What runs transactions.
+    pub machine: Machine,
 }
 
 /// The `executor` service of one shard.

@@ -1,6 +1,9 @@
 //! Local blocks: takes pending transactions, runs what this shard can run alone, and appends it.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use alloy_primitives::map::{HashMap, HashSet};
 use atoll_api::{
@@ -13,7 +16,7 @@ use atoll_evm::{
     BlockExecutor, Bytecode, Changes, Effects, Fees, Hint, Invalid, Mode, Outcome, Parallel, Rules,
     StateView,
 };
-use atoll_fabric::{Context, Fault};
+use atoll_fabric::{Beat, Context, Fault, Waits};
 use atoll_telemetry::stages;
 use atoll_types::{
     Address, B256, Credit, CreditKind, LocalBlock, LocalTx, PANICS, Receipt, ReceiptKind, StateKey,
@@ -21,10 +24,15 @@ use atoll_types::{
 };
 use tokio::time::Instant;
 
-use crate::shared::{Ground, Shared};
+use crate::{
+    shared::{Ground, Shared},
+    turns::in_turn,
+};
 
 /// How often a block is begun again because values were not at hand; each time those are fetched.
 const MAX_PASSES: usize = 256;
+/// Between two blocks: what comes meanwhile shares one, and the sync of the log.
+const BLOCK_GAP: std::time::Duration = std::time::Duration::from_millis(4);
 const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// This shard's values that a local transaction may use: what is cached and not fenced.
@@ -84,9 +92,12 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
     let mut ground = shared.ground.subscribe();
     // Kept across rounds of the loop: dropping it would lose what the pool has handed out.
     let mut taking = None;
+    let mut beat = Beat::every(BLOCK_GAP);
     loop {
+        beat.wait().await;
         let take = taking.get_or_insert_with(|| Box::pin(take(shared.clone())));
         let taken = tokio::select! {
+            biased;
             taken = take => {
                 taking = None;
                 taken
@@ -103,6 +114,7 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
         };
         let taken = taken.into_iter().map(|tx| Candidate { tx, credit: false });
         let candidates: Vec<Candidate> = candidates.into_iter().chain(taken).collect();
+        let candidates = in_turn(candidates, |c| (c.tx.sender(), c.tx.nonce()));
         while !candidates.is_empty() {
             // Fails only if the sender is gone, and it is in `shared`.
             let Ok(standing) = ground.wait_for(Option::is_some).await.map(|g| g.clone()) else {
@@ -148,7 +160,7 @@ enum Again {
 /// cut is left to `follow`, which brings what changed with it.
 async fn look_again(shared: &Arc<Shared>) {
     let context = Context::none().with_timeout(shared.config.call_timeout);
-    let reply = shared.state.sync.call(context, Sync { after: 0, wait_ms: 0 }).await;
+    let reply = shared.state.sync.call(context, Sync { after: 0, wait_ms: 0, full: false }).await;
     if let Ok(reply) = reply
         && shared.ground.borrow().as_ref().is_some_and(|g| g.tip.cut == reply.tip.cut)
     {
@@ -186,16 +198,18 @@ async fn one_block(
 ) -> Result<(), Again> {
     let _stages = stages("run", shared.shard(), candidates.iter().map(|c| &c.tx));
     let (runner, at) = (shared.clone(), ground.clone());
-    let handle = tokio::runtime::Handle::current();
-    let work = move || {
+    let work = move |waits: &Waits| {
         let (start, count) = (Instant::now(), candidates.len());
-        let built = runner.counts.local.measure(|| run_all(&runner, &at, candidates, &handle));
+        let built = runner.counts.local.measure(|| run_all(&runner, &at, candidates, waits));
         runner.pace.ran(count, start.elapsed());
         built
     };
-    let built = tokio::task::spawn_blocking(work).await;
+    let built = shared.config.machine.run_waiting(work).await;
     let (built, writes, codes) =
-        built.map_err(|e| Again::Later(e.to_string()))?.map_err(|e| Again::Later(e.to_string()))?;
+        built.map_err(|e| Again::Later(e.to_string()))?.map_err(|stop| match stop {
+            Stop::Moved => Again::Moved,
+            Stop::Failed(error) => Again::Later(error.to_string()),
+        })?;
     let Built { txs, credits, fees, burned, mut used, escalated, mut ends, panicked } = built;
     shared.quarantine(panicked).await;
     if !txs.is_empty() {
@@ -289,14 +303,27 @@ async fn report(shared: &Arc<Shared>, ends: Vec<TxEnd>) {
 
 type Finished = (Built, Vec<atoll_types::Write>, Vec<atoll_types::Bytes>);
 
-/// Runs the candidates in order, each sender's in nonce order. On the blocking pool.
+/// Why a run of a block did not come to its end.
+enum Stop {
+    /// The chain is not where the block would be appended.
+    Moved,
+    Failed(ExecutorError),
+}
+
+impl From<ExecutorError> for Stop {
+    fn from(error: ExecutorError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs the candidates in order, each sender's in nonce order. On a blocking thread.
 fn run_all(
     shared: &Arc<Shared>,
     ground: &Ground,
     candidates: Vec<Candidate>,
-    handle: &tokio::runtime::Handle,
-) -> Result<Finished, ExecutorError> {
-    handle.block_on(shared.fetch(first_keys(shared, &candidates), Vec::new()))?;
+    waits: &Waits,
+) -> Result<Finished, Stop> {
+    waits.until(shared.fetch(first_keys(shared, &candidates), Vec::new()))?;
     let view = Arc::new(LocalView(shared.clone()));
     let (env, rules) = (&ground.env, Rules::default());
     let mut run = Runner {
@@ -305,19 +332,21 @@ fn run_all(
         block: Parallel::new(env, rules, Fees::WhenUsed, &view, &shared.local),
         built: Built::default(),
         behind: HashMap::default(),
+        attempts: 0,
     };
     let mut waiting = candidates;
     for _ in 0..MAX_PASSES {
-        let (keys, codes, again) = run.pass(waiting);
+        let (keys, codes, again) = run.pass(waiting)?;
         waiting = again;
         if waiting.is_empty() {
             break;
         }
-        handle.block_on(shared.fetch(keys, codes))?;
+        waits.until(shared.fetch(keys, codes))?;
     }
     let returned = waiting.into_iter().map(|c| (*c.tx.hash(), End::Returned));
     run.built.ends.extend(returned.map(|(tx, end)| TxEnd { tx, end }));
-    let Runner { block, mut built, .. } = run;
+    let Runner { block, mut built, attempts, .. } = run;
+    tracing::debug!(attempts, included = built.txs.len(), "a block was run");
     let Changes { writes, codes, fees } = block.finish();
     built.fees = fees;
     Ok((built, writes, codes))
@@ -326,7 +355,7 @@ fn run_all(
 /// Keys that every transaction uses, as far as they are this shard's and not at hand.
 fn first_keys(shared: &Shared, candidates: &[Candidate]) -> Vec<StateKey> {
     let accounts = candidates.iter().flat_map(|c| [Some(c.tx.sender()), c.tx.to()]).flatten();
-    let accounts: HashSet<Address> = accounts.collect();
+    let accounts: BTreeSet<Address> = accounts.collect();
     let cache = shared.cache();
     let keys = accounts.into_iter().flat_map(|a| [StateKey::Basic(a), StateKey::Code(a)]);
     keys.filter(|key| shared.is_own(key) && cache.get(key).is_none()).collect()
@@ -343,17 +372,23 @@ enum Behind {
     Across,
 }
 
+/// What has to be fetched: values, codes, and for which transactions.
+type Wanted = (Vec<StateKey>, Vec<B256>, Vec<Candidate>);
+
 struct Runner<'a> {
     shared: &'a Shared,
     ground: &'a Ground,
     block: Parallel<'a, LocalView>,
     built: Built,
     behind: HashMap<Address, Behind>,
+    /// Runs of transactions, those for which values were missing with them.
+    attempts: usize,
 }
 
 impl Runner<'_> {
-    /// Runs what can be run. Returns what has to be fetched, and for whom.
-    fn pass(&mut self, candidates: Vec<Candidate>) -> (Vec<StateKey>, Vec<B256>, Vec<Candidate>) {
+    /// Runs what can be run. Returns what has to be fetched, and for whom. Stops when a cut has come:
+    /// it changes the block's values, and nothing of this run could be kept.
+    fn pass(&mut self, candidates: Vec<Candidate>) -> Result<Wanted, Stop> {
         let (mut keys, mut codes) = (HashSet::<StateKey>::default(), HashSet::<B256>::default());
         let mut again = Vec::new();
         self.behind.retain(|_, behind| *behind != Behind::Values);
@@ -384,6 +419,10 @@ impl Runner<'_> {
                 }
                 None => {}
             }
+            if self.has_moved() {
+                return Err(Stop::Moved);
+            }
+            self.attempts += 1;
             let run = self.block.attempt(&candidate.tx, candidate.mode());
             match run.outcome {
                 Outcome::Executed(effects) => {
@@ -408,7 +447,16 @@ impl Runner<'_> {
                 }
             }
         }
-        (keys.into_iter().collect(), codes.into_iter().collect(), again)
+        // In an order that does not change from run to run.
+        let (mut keys, mut codes): (Vec<_>, Vec<_>) =
+            (keys.into_iter().collect(), codes.into_iter().collect());
+        keys.sort_unstable();
+        codes.sort_unstable();
+        Ok((keys, codes, again))
+    }
+
+    fn has_moved(&self) -> bool {
+        self.shared.ground.borrow().as_ref().is_none_or(|ground| ground.tip != self.ground.tip)
     }
 
     fn end(&mut self, tx: &Tx, end: End) {

@@ -12,12 +12,14 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Never ends by itself; dropped with the actor.
 pub(crate) async fn follow(shared: Arc<Shared>) {
-    let mut after = 0;
+    // The volume does not matter here; to know it keeps the answer from coming at once again.
+    let (mut after, mut full) = (0, false);
     loop {
         let context = Context::none().with_timeout(Duration::from_millis(2 * WAIT_MS));
-        match shared.state.sync.call(context, Sync { after, wait_ms: WAIT_MS }).await {
+        match shared.state.sync.call(context, Sync { after, wait_ms: WAIT_MS, full }).await {
             Ok(reply) => {
                 after = reply.changes.last().map_or(after, |change| change.number);
+                full = reply.full;
                 pin(&shared, reply.reset, &reply.changes);
                 shared.put_away(reply.changes.iter().flat_map(|change| &change.quarantined));
                 shared.cache_mut().change(reply.reset, reply.tip.head, &reply.changes);

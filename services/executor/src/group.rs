@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
 use atoll_evm::{Bytecode, Group, GroupError, Rules, Source};
+use atoll_fabric::Waits;
 use atoll_telemetry::stages;
 use atoll_types::{B256, GroupId, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
-
-use tokio::runtime::Handle;
 
 use crate::shared::{Ground, Shared};
 
@@ -35,13 +34,12 @@ pub(crate) async fn run_groups(
     let passed = |ground: &Option<Ground>| ground.as_ref().is_some_and(|g| g.tip.cut >= newest);
     // Fails only if the sender is gone, and it is in `shared`.
     let _ = shared.ground.subscribe().wait_for(passed).await;
-    let handle = Handle::current();
     let runner = shared.clone();
-    let work = move || {
-        let all = || run_all(&runner, request, &handle);
+    let work = move |waits: &Waits| {
+        let all = || run_all(&runner, request, waits);
         runner.counts.groups.measure(all)
     };
-    let reply = tokio::task::spawn_blocking(work).await;
+    let reply = shared.config.machine.run_waiting(work).await;
     let reply = reply.map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?;
     let outcomes = || reply.results.iter().flat_map(|r| &r.parts).flat_map(|part| &part.outcomes);
     let wrong = |(_, outcome): &&(B256, TxOutcome)| matches!(outcome, TxOutcome::Wrong { .. });
@@ -51,13 +49,13 @@ pub(crate) async fn run_groups(
 }
 
 /// Groups have nothing to do with one another: each runs on its own leases.
-fn run_all(shared: &Arc<Shared>, request: RunGroups, handle: &Handle) -> RunGroupsReply {
+fn run_all(shared: &Arc<Shared>, request: RunGroups, waits: &Waits) -> RunGroupsReply {
     let mut reply = RunGroupsReply { results: Vec::new(), lacking: Vec::new() };
     let ids: Vec<GroupId> = request.groups.iter().map(|run| run.group.id).collect();
     let txs = request.groups.iter().flat_map(|run| run.txs.iter().map(|shared| &shared.tx));
     let takes_ns = shared.groups.takes_ns(txs);
-    let (runner, handle) = (shared.clone(), handle.clone());
-    let run = move |run: &GroupRun| run_one(&runner, run, &handle);
+    let (runner, waits) = (shared.clone(), waits.clone());
+    let run = move |run: &GroupRun| run_one(&runner, run, &waits);
     for (group, ran) in ids.into_iter().zip(shared.groups.each(request.groups, takes_ns, run)) {
         match ran {
             Ok(Ran::Parts(parts)) => reply.results.push(GroupResult { group, parts }),
@@ -75,7 +73,7 @@ enum Ran {
 }
 
 /// On the blocking pool.
-fn run_one(shared: &Arc<Shared>, run: &GroupRun, handle: &Handle) -> Result<Ran, ExecutorError> {
+fn run_one(shared: &Arc<Shared>, run: &GroupRun, waits: &Waits) -> Result<Ran, ExecutorError> {
     let group = Group {
         placement: shared.placement(),
         plan: &run.group,
@@ -95,7 +93,7 @@ fn run_one(shared: &Arc<Shared>, run: &GroupRun, handle: &Handle) -> Result<Ran,
             }
             // Code is read from this shard's state, where the router has put it.
             Err(GroupError::Codes(codes)) => {
-                let unknown = handle.block_on(shared.fetch(Vec::new(), codes))?;
+                let unknown = waits.until(shared.fetch(Vec::new(), codes))?;
                 if let Some(hash) = unknown.first() {
                     let what = format!("code {hash} is not with this shard's state");
                     return Err(ExecutorError::BadGroup { what });

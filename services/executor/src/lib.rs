@@ -10,5 +10,6 @@ pub mod grpc;
 mod hashes;
 mod predict;
 mod shared;
+mod turns;
 
 pub use self::actor::{ExecutorConfig, ExecutorService};

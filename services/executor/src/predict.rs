@@ -1,13 +1,14 @@
 //! Prediction: speculative runs on the newest state, to learn what a transaction uses.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use atoll_api::executor::{CodeWanted, ExecutorError, Predict, PredictReply, Prediction};
 use atoll_evm::{Bytecode, Chain, Executor, Footing, Invalid, OnMissing, Outcome, Run, StateView};
+use atoll_fabric::Waits;
 use atoll_types::{Address, B256, KECCAK_EMPTY, PANICS, StateKey, StateValue, Tx};
 
 use crate::shared::{Ground, Shared};
@@ -50,12 +51,14 @@ pub(crate) async fn predict(
         return Err(ExecutorError::State { reason: "it has not been heard from".into() });
     };
     let hashes: Vec<B256> = request.txs.iter().map(|tx| *tx.hash()).collect();
-    let handle = tokio::runtime::Handle::current();
     let runner = shared.clone();
-    let work = move || {
-        runner.counts.predictions.measure(|| predict_all(&runner, &ground, request, &handle))
+    let work = move |waits: &Waits| {
+        runner.counts.predictions.measure(|| predict_all(&runner, &ground, request, waits))
     };
-    let reply = tokio::task::spawn_blocking(work)
+    let reply = shared
+        .config
+        .machine
+        .run_waiting(work)
         .await
         .map_err(|e| ExecutorError::State { reason: e.to_string() })??;
     let panicked = reply.predictions.iter().zip(&hashes).filter(|(prediction, _)| {
@@ -73,7 +76,7 @@ fn predict_all(
     shared: &Shared,
     ground: &Ground,
     request: Predict,
-    handle: &tokio::runtime::Handle,
+    waits: &Waits,
 ) -> Result<PredictReply, ExecutorError> {
     let known: HashMap<StateKey, StateValue> = request.known.into_iter().collect();
     let view = PredictView { shared, known: &known };
@@ -95,7 +98,7 @@ fn predict_all(
             break;
         }
         let (keys, codes) = (keys.into_iter().collect(), codes.into_iter().collect());
-        batch.absent.extend(handle.block_on(shared.fetch(keys, codes))?);
+        batch.absent.extend(waits.until(shared.fetch(keys, codes))?);
     }
     let lost =
         || Prediction::Invalid { reason: "it uses too much to predict".into(), nonce_ahead: false };
@@ -121,8 +124,8 @@ fn by_sender(txs: &[Tx]) -> Vec<(Address, Vec<usize>)> {
 /// What has to be fetched from this shard's own state before predictions can go on.
 #[derive(Default)]
 struct Wanted {
-    keys: HashSet<StateKey>,
-    codes: HashSet<B256>,
+    keys: BTreeSet<StateKey>,
+    codes: BTreeSet<B256>,
 }
 
 struct Batch<'a> {

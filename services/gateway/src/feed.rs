@@ -167,7 +167,11 @@ impl Hub {
 
     /// Events may have been missed.
     fn look_up_all(&self) {
-        for notices in self.waiting().values() {
+        let waiting = self.waiting();
+        // In an order that does not change from run to run.
+        let mut all: Vec<_> = waiting.iter().collect();
+        all.sort_unstable_by_key(|(tx, _)| **tx);
+        for (_, notices) in all {
             notices.send_modify(|notice| notice.look_up = true);
         }
     }

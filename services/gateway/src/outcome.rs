@@ -71,6 +71,7 @@ impl Offered {
             Refused::IntrinsicGas { .. } => SubmitOutcome::IntrinsicGas,
             Refused::GasLimit { .. } => SubmitOutcome::GasLimit,
             Refused::WrongShard { .. } => SubmitOutcome::Internal,
+            Refused::VolumeFull { .. } => SubmitOutcome::VolumeFull,
         };
         Self { hash: Some(hash), outcome, message: refused.to_string() }
     }
@@ -141,6 +142,7 @@ fn code_of(outcome: SubmitOutcome) -> (Code, Option<u64>) {
             (Code::FailedPrecondition, None)
         }
         SenderFull | MempoolFull => (Code::ResourceExhausted, Some(1_000)),
+        VolumeFull => (Code::ResourceExhausted, Some(5_000)),
         Overloaded => (Code::ResourceExhausted, Some(100)),
         Unavailable => (Code::Unavailable, Some(500)),
         Unknown => (Code::Unknown, Some(500)),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use atoll_fabric::Machine;
 use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -22,7 +23,7 @@ pub enum PoolError {
 /// A fixed number of threads, and a queue of limited length before them. Copies share both. The
 /// threads end when the last copy is dropped and the queue is empty.
 #[derive(Clone)]
-pub struct Pool(Arc<Owner>);
+pub struct Pool(Arc<Owner>, Option<Machine>);
 
 /// Signature recovery.
 pub type RecoveryPool = Pool;
@@ -57,7 +58,13 @@ impl Pool {
             let shared = shared.clone();
             std::thread::Builder::new().name(name.to_owned()).spawn(move || shared.work(name))?;
         }
-        Ok(Self(Arc::new(owner)))
+        Ok(Self(Arc::new(owner), None))
+    }
+
+    /// Without threads: jobs are run by a machine that is simulated.
+    pub fn simulated(name: &'static str, machine: Machine) -> Self {
+        let shared = Arc::new(Shared { queue: Mutex::default(), ready: Condvar::new() });
+        Self(Arc::new(Owner { shared, name, queue_limit: 0 }), Some(machine))
     }
 
     /// Runs `job` on one of the threads and waits for its result. A job whose caller has gone
@@ -70,6 +77,9 @@ impl Pool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let pool = self.0.name;
+        if let Some(machine) = &self.1 {
+            return machine.run(job).await.map_err(|_| PoolError::Panicked { pool });
+        }
         let (answer, waiting) = oneshot::channel();
         let job: Job = Box::new(move || {
             if !answer.is_closed() {

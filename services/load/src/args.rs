@@ -6,6 +6,8 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Serialize, Serializer};
 
+use crate::report::progress;
+
 /// The mnemonic of every Ethereum development chain.
 pub const DEV_MNEMONIC: &str = "test test test test test test test test test test test junk";
 
@@ -23,6 +25,12 @@ pub struct LoadArgs {
     /// Number of accounts that send
     #[arg(long, default_value_t = 1_000)]
     pub accounts: u32,
+
+    /// Pay this many accounts without keys, whose addresses follow from their number, instead of
+    /// those that send (transfer only)
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payees: Option<u32>,
 
     /// Share of transactions that touch more than one shard, in percent
     #[arg(long, default_value_t = 0.0, value_parser = percent)]
@@ -91,6 +99,11 @@ pub struct LoadArgs {
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,
+
+    /// Say nothing on the way
+    #[arg(long)]
+    #[serde(skip)]
+    pub quiet: bool,
 }
 
 impl LoadArgs {
@@ -110,10 +123,21 @@ impl LoadArgs {
             .map(|rate| (rate * (self.warmup + self.duration).as_secs_f64()).ceil() as u64)
     }
 
+    /// A line on standard error, unless nothing is to be said.
+    pub(crate) fn progress(&self, line: &str) {
+        if !self.quiet {
+            progress(line);
+        }
+    }
+
     /// What clap cannot check.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(self.accounts >= 2, "--accounts must be at least 2");
         ensure!(!self.duration.is_zero(), "--duration must be longer than zero");
+        ensure!(
+            self.payees.is_none() || self.workload == Workload::Transfer,
+            "--payees is for --workload transfer"
+        );
         Ok(())
     }
 }
@@ -201,7 +225,8 @@ fn exponent(text: &str) -> anyhow::Result<f64> {
     number(text, 10.0)
 }
 
-fn duration(text: &str) -> anyhow::Result<Duration> {
+/// A time such as `30s`, `500ms` or `2m`.
+pub fn duration(text: &str) -> anyhow::Result<Duration> {
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (value, unit) = text.split_at(digits);
     let scale = match unit {

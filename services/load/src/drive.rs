@@ -52,6 +52,8 @@ pub struct Plan<'a> {
     pub name: &'a str,
     /// Stop at the first failure.
     pub fail_fast: bool,
+    /// No progress lines.
+    pub quiet: bool,
 }
 
 /// What came out.
@@ -361,6 +363,9 @@ impl Driver<'_> {
     }
 
     fn show(&self, now: Instant) {
+        if self.plan.quiet {
+            return;
+        }
         let elapsed = now.duration_since(self.start).as_secs();
         let outstanding = self.flight.outstanding();
         progress(&format!(

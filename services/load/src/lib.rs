@@ -39,23 +39,34 @@ use alloy_primitives::TxKind;
 use anyhow::Context;
 use tokio::sync::watch;
 
-pub use args::{DEV_MNEMONIC, LoadArgs, Rate, Workload};
+pub use args::{DEV_MNEMONIC, LoadArgs, Rate, Workload, duration};
 pub use counted::{Costs, ExecutorCpu, PerTransaction};
 pub use report::{ClusterInfo, Config, Generator, Latencies, Latency, PerStage, Summary};
+pub use setup::payee;
 
 use drive::{Plan, drive};
-use report::progress;
 use schedule::Schedule;
 use setup::Ready;
 use sign::{Planned, Signing};
 use wire::Cluster;
+use workload::Actors;
 
 /// Prepares, sends, waits for what is outstanding and sums up. When `cancel` is ready, the setup
 /// fails; sending ends early and what was measured so far is summed up.
 pub async fn run(args: LoadArgs, cancel: impl Future) -> anyhow::Result<Summary> {
+    run_measured(args, cancel, async || Ok(())).await
+}
+
+/// The same, and lets `begin` end after everything is prepared and before the first transaction is
+/// sent: what has been used until then is no cost of the load.
+pub async fn run_measured(
+    args: LoadArgs,
+    cancel: impl Future,
+    begin: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Summary> {
     args.check()?;
     let (stop, mut stopped) = watch::channel(false);
-    let work = work(args, &mut stopped);
+    let work = work(args, &mut stopped, begin);
     tokio::pin!(work, cancel);
     tokio::select! {
         result = &mut work => return result,
@@ -64,15 +75,19 @@ pub async fn run(args: LoadArgs, cancel: impl Future) -> anyhow::Result<Summary>
     work.await
 }
 
-async fn work(args: LoadArgs, stop: &mut watch::Receiver<bool>) -> anyhow::Result<Summary> {
+async fn work(
+    args: LoadArgs,
+    stop: &mut watch::Receiver<bool>,
+    begin: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Summary> {
     let seed = args.seed.unwrap_or_else(new_seed);
     let cluster = Cluster::connect(&args.target, args.streams).await?;
-    progress(&format!(
+    args.progress(&format!(
         "{}: chain {}, {} shards, version {}; seed {seed}",
         args.target, cluster.chain_id, cluster.shards, cluster.version
     ));
     if args.cross > 0.0 && cluster.shards == 1 {
-        progress("there is one shard: nothing can cross");
+        args.progress("there is one shard: nothing can cross");
     }
     let ready = setup::prepare(&cluster, &args, seed, stop).await?;
     let senders = ready.world.addresses().to_vec();
@@ -89,7 +104,9 @@ async fn work(args: LoadArgs, stop: &mut watch::Receiver<bool>) -> anyhow::Resul
         drain: args.drain,
         name: "load",
         fail_fast: false,
+        quiet: args.quiet,
     };
+    begin().await?;
     let outcome =
         drive(&cluster, &senders, signing.ready, plan, stop).await.context("the run broke off")?;
     Ok(Summary::new(args, seed, &cluster, outcome))
@@ -102,9 +119,18 @@ fn new_seed() -> u64 {
 
 /// Signs the run's transactions, or as many of them as may wait.
 async fn presign(args: &LoadArgs, seed: u64, ready: Ready) -> anyhow::Result<Signing> {
-    let Ready { world, keys, mut nonces, contracts, fees } = ready;
-    let (mut calls, mut rng) =
-        workload::calls(args.workload, &world, &contracts, args.cross, args.zipf, seed)?;
+    let Ready { world, payees, keys, mut nonces, contracts, fees } = ready;
+    let (mut calls, mut rng) = workload::calls(
+        args.workload,
+        Actors {
+            senders: &world,
+            payees: payees.as_ref().unwrap_or(&world),
+            contracts: &contracts,
+        },
+        args.cross,
+        args.zipf,
+        seed,
+    )?;
     let planned = args.planned().unwrap_or(u64::MAX);
     let plan = (0..planned).map(move |_| {
         let call = calls.next(&mut rng);
@@ -124,7 +150,7 @@ async fn presign(args: &LoadArgs, seed: u64, ready: Ready) -> anyhow::Result<Sig
     let show = |signed| {
         if signed >= shown + 50_000 {
             shown = signed;
-            progress(&format!("signed {signed} transactions"));
+            args.progress(&format!("signed {signed} transactions"));
         }
     };
     signing.ahead(planned, show).await;

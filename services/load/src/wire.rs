@@ -187,6 +187,7 @@ impl Answer {
             O::NonceTooFar
                 | O::SenderFull
                 | O::MempoolFull
+                | O::VolumeFull
                 | O::Overloaded
                 | O::Unavailable
                 | O::Unknown
@@ -229,6 +230,7 @@ fn code(outcome: SubmitOutcome) -> &'static str {
         O::Unavailable => "unavailable",
         O::Unknown => "unknown",
         O::Internal => "internal",
+        O::VolumeFull => "volume_full",
     }
 }
 

@@ -142,7 +142,8 @@ impl MempoolService {
     /// Asks for changes of the shard's state, now and for as long as the service stands.
     fn follow(&mut self, cx: &mut Cx<'_, Self>) {
         let sync = self.sync.clone();
-        let request = Sync { after: self.newest_change, wait_ms: SYNC_WAIT_MS };
+        let request =
+            Sync { after: self.newest_change, wait_ms: SYNC_WAIT_MS, full: self.pool.is_full() };
         let context = Context::none().with_timeout(SYNC_TIMEOUT);
         cx.spawn(async move { sync.call(context, request).await }, |service, result, cx| {
             match result {
@@ -171,6 +172,7 @@ impl MempoolService {
             self.newest_change = 0;
         }
         self.pool.base_fee(reply.env.base_fee);
+        self.pool.set_full(reply.full);
         for change in &reply.changes {
             if !reply.reset && change.number <= self.newest_change {
                 continue;

@@ -59,6 +59,9 @@ impl Pool {
         if self.by_hash.contains_key(tx.hash()) || pin == Some(tx.hash()) {
             return Err(Refused::AlreadyKnown);
         }
+        if self.full {
+            return Err(Refused::VolumeFull { shard: self.config.shard });
+        }
         let (found, limit) = (tx.gas_limit(), limits.max_tx_gas());
         if found > limit {
             return Err(Refused::GasLimit { found, limit });

@@ -6,7 +6,7 @@
 //! transaction that it pushes out; taking is O(log n) for each transaction and O(k) for each sender
 //! of one. Nothing is linear in n but a reset.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
@@ -42,7 +42,7 @@ pub struct Pool {
     /// When to see whether a transaction has expired.
     pub(crate) due: BTreeSet<(u64, Address, u64)>,
     /// Senders with transactions taken.
-    pub(crate) borrowers: HashSet<Address>,
+    pub(crate) borrowers: BTreeSet<Address>,
     /// Senders of which nothing can go on unless their accounts change.
     pub(crate) stuck: BTreeSet<Address>,
     /// Where [`Pool::doubtful`] goes on.
@@ -54,6 +54,8 @@ pub struct Pool {
     under_way: usize,
     pub(crate) session: u64,
     pub(crate) synced: bool,
+    /// The volume of the shard's data is full.
+    pub(crate) full: bool,
 }
 
 impl Pool {
@@ -73,7 +75,7 @@ impl Pool {
             pending_tails: PriceIndex::default(),
             queued_tails: PriceIndex::default(),
             due: BTreeSet::new(),
-            borrowers: HashSet::new(),
+            borrowers: BTreeSet::new(),
             stuck: BTreeSet::new(),
             stuck_from: Address::ZERO,
             urgent: BTreeSet::new(),
@@ -82,6 +84,7 @@ impl Pool {
             under_way: 0,
             session: 0,
             synced: false,
+            full: false,
         }
     }
 

@@ -93,7 +93,8 @@ impl Pool {
     pub fn reset(&mut self, now_ms: u64) {
         self.synced = true;
         self.pins.clear();
-        let senders: Vec<_> = self.senders.keys().copied().collect();
+        let mut senders: Vec<_> = self.senders.keys().copied().collect();
+        senders.sort_unstable();
         for address in senders {
             if let Some(sender) = self.senders.get_mut(&address) {
                 sender.as_of_cut = 0;
@@ -129,6 +130,16 @@ impl Pool {
     /// another way than the base fee before.
     pub fn base_fee(&mut self, base_fee: u64) {
         self.set_base_fee(base_fee);
+    }
+
+    /// Whether the volume of the shard's data is full. Nothing is taken then: it would wait for an
+    /// operator, and be lost with the pool.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Looks at most `limit` transactions through that are due, and drops those that cannot run.

@@ -35,7 +35,7 @@ pub struct Metrics {
     pub escalations_lost: Counter,
 }
 
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 13] = [
     "already_known",
     "nonce_too_low",
     "nonce_too_far",
@@ -48,6 +48,7 @@ const REASONS: [&str; 12] = [
     "intrinsic_gas",
     "gas_limit",
     "wrong_shard",
+    "volume_full",
 ];
 
 impl Metrics {
@@ -70,6 +71,7 @@ impl Metrics {
             Refused::IntrinsicGas { .. } => 9,
             Refused::GasLimit { .. } => 10,
             Refused::WrongShard { .. } => 11,
+            Refused::VolumeFull { .. } => 12,
         };
         self.refused[reason].add(1);
     }

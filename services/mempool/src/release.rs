@@ -1,6 +1,6 @@
 //! What leaves the pool for the executor, and what comes back.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use alloy_primitives::{Address, B256};
 use atoll_api::mempool::{End, MempoolError, TxEnd};
@@ -50,7 +50,7 @@ impl Pool {
         let max_txs = limits.max_take_txs.min(max_txs as usize);
         let (mut gas, mut size_bytes) = (max_gas, limits.max_take_bytes);
         let mut released = Vec::new();
-        let mut touched = HashSet::new();
+        let mut touched = BTreeSet::new();
         let mut passed_over = 0;
         while released.len() < max_txs && gas >= LEAST_GAS && passed_over < MAX_PASSED_OVER {
             let Some(address) = self.best_ready() else {
@@ -110,7 +110,7 @@ impl Pool {
     /// Takes in what became of transactions. Those that the pool does not know (any more) are
     /// passed over, so a report may be repeated.
     pub fn report(&mut self, ends: &[TxEnd], now_ms: u64) {
-        let mut touched = HashSet::new();
+        let mut touched = BTreeSet::new();
         for TxEnd { tx, end } in ends {
             let Some(&place) = self.by_hash.get(tx) else {
                 continue;

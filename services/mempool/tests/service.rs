@@ -125,6 +125,7 @@ impl Call<Sync> for FakeState {
                 gas_limit: 0,
             },
             hashes: Vec::new(),
+            full: false,
         })
     }
 }

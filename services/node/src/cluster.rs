@@ -11,7 +11,7 @@ use atoll_beacon::{BeaconService, Cadence};
 use atoll_evm::Helpers;
 use atoll_executor::{ExecutorConfig, ExecutorService};
 use atoll_fabric::{Local, Place, Remote};
-use atoll_gateway::{BeaconLinks, Ledger, Pool, ShardLinks};
+use atoll_gateway::{BeaconLinks, Ledger, ShardLinks};
 use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
@@ -23,9 +23,8 @@ use crate::{
     config::{Config, Role, Shard, ShardAddress},
     genesis::Genesis,
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
-    place::{clock, helpers, now_ms, randomness, stopwatch},
     slot::Slot,
-    storage,
+    world::{Process, World},
 };
 
 /// Links to the four actors of one shard.
@@ -58,6 +57,7 @@ pub struct Cluster {
     pub beacon: BeaconClient,
     pub genesis: Genesis,
     pub placement: Placement,
+    world: Arc<dyn World>,
     /// Threads that all executors of the process share.
     helpers: Arc<dyn Helpers>,
     /// Where clients reach the public API, if it stands here.
@@ -73,13 +73,18 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        Self::start_in(config, Arc::new(Process)).await
+    }
+
+    /// Starts it in a world that need not be this process's own.
+    pub async fn start_in(config: &Config, world: Arc<dyn World>) -> anyhow::Result<Self> {
         let genesis = Genesis::new(&config.chain)?;
         let placement = config.chain.placement();
         let slots: Vec<Slots> = (0..config.chain.shards).map(|_| Slots::new()).collect();
         let shards = slots
             .iter()
             .zip(0..)
-            .map(|(slots, id)| slots.clients(config, id))
+            .map(|(slots, id)| slots.clients(config, &*world, id))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let beacon_slot = Slot::new();
         let beacon = match &config.beacon {
@@ -88,7 +93,7 @@ impl Cluster {
                 let url = config.address.beacon.as_deref();
                 let url =
                     url.context("address.beacon is missing: the beacon does not stand here")?;
-                BeaconClient::new(remote(config, url)?)
+                BeaconClient::new(remote(config, &*world, url)?)
             }
         };
         let mut cluster = Self {
@@ -96,7 +101,8 @@ impl Cluster {
             beacon,
             genesis,
             placement,
-            helpers: helpers(config.limits.execution_threads)?,
+            helpers: world.helpers(config.limits.execution_threads)?,
+            world,
             gateway: None,
             admin: None,
             ports: Vec::new(),
@@ -106,8 +112,8 @@ impl Cluster {
         };
         cluster.start_beacon(config).await?;
         // States first: the others ask them at once.
-        let places: Vec<Place> =
-            config.shard.iter().map(|shard| Place::new(&format!("shard-{}", shard.id))).collect();
+        let place = |shard: &Shard| cluster.world.place(&format!("shard-{}", shard.id));
+        let places: Vec<Place> = config.shard.iter().map(place).collect();
         for (shard, place) in config.shard.iter().zip(&places) {
             if shard.roles.contains(&Role::State) {
                 cluster.start_state(config, shard.id, place)?;
@@ -122,10 +128,15 @@ impl Cluster {
         Ok(cluster)
     }
 
+    fn clock(&self) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+        let world = self.world.clone();
+        Arc::new(move || world.now_ms())
+    }
+
     async fn start_beacon(&mut self, config: &Config) -> anyhow::Result<()> {
         let Some(beacon) = &config.beacon else { return Ok(()) };
         let dir = config.data.join("beacon");
-        let mut storage = storage::open(&dir, config)?;
+        let mut storage = self.world.storage(&dir, config)?;
         let planner = self.genesis.planner.clone();
         let core = atoll_beacon::Core::open(
             planner,
@@ -134,7 +145,7 @@ impl Cluster {
             Some(&storage.snapshots),
         )
         .with_context(|| format!("cannot open the beacon in {}", dir.display()))?;
-        let place = Place::new("beacon");
+        let place = self.world.place("beacon");
         let usual = Cadence::default();
         let or = |given: u64, usual: u64| if given == 0 { usual } else { given };
         let cadence = Cadence {
@@ -144,8 +155,10 @@ impl Cluster {
         };
         let (log, snapshots) = (storage.log, storage.snapshots);
         let snapshotting = config.storage.snapshots();
+        let (clock, world) = (self.clock(), self.world.clone());
+        let randomness = Arc::new(move || world.random());
         self.beacon_slot.fill(Local::start(&place, config.limits.actor_calls, move || {
-            BeaconService::new(core, log, cadence, clock(), randomness())
+            BeaconService::new(core, log, cadence, clock, randomness)
                 .with_snapshots(snapshots, snapshotting)
         }));
         self.places.push(place);
@@ -153,7 +166,7 @@ impl Cluster {
             let server = atoll_beacon::grpc::server(self.beacon.clone(), MAX_MESSAGE_BYTES);
             let names = ["atoll.v1.BeaconService"];
             self.ports.push(
-                Port::open(internal_server(), listen, &names, |routes| {
+                Port::open(&*self.world, internal_server(), listen, &names, |routes| {
                     routes.add_service(server);
                 })
                 .await?,
@@ -181,7 +194,7 @@ impl Cluster {
             let clients = self.shards[usize::from(shard.id)].clone();
             let roles = shard.roles.clone();
             let names: Vec<&str> = roles.iter().map(|role| service_name(*role)).collect();
-            let port = Port::open(internal_server(), listen, &names, |routes| {
+            let port = Port::open(&*self.world, internal_server(), listen, &names, |routes| {
                 roles.iter().for_each(|role| add_role(routes, *role, &clients));
             });
             self.ports.push(port.await?);
@@ -191,8 +204,8 @@ impl Cluster {
 
     fn start_state(&self, config: &Config, id: u16, place: &Place) -> anyhow::Result<()> {
         let dir = config.data.join(format!("shard-{id}"));
-        let mut storage = storage::open(&dir, config)?;
-        let tree = storage::tree(&dir, config.limits.tree_cache_bytes);
+        let mut storage = self.world.storage(&dir, config)?;
+        let tree = self.world.tree(&dir, config.limits.tree_cache_bytes);
         let core = self.genesis.core_config(&config.chain, id, config.limits.cached_values, tree);
         let core = atoll_state::Core::open(
             &core,
@@ -218,15 +231,16 @@ impl Cluster {
         };
         let placement = std::sync::Arc::new(self.placement.clone());
         let pool = atoll_mempool::Config { shard: ShardId(id), placement, limits };
+        let clock = self.clock();
         let service = Local::start(place, config.limits.actor_calls, move || {
             let pool = atoll_mempool::Pool::new(pool);
-            MempoolService::new(pool, state.read, state.sync, state.tell_dropped, clock())
+            MempoolService::new(pool, state.read, state.sync, state.tell_dropped, clock)
         });
         self.slots[usize::from(id)].mempool.fill(service);
     }
 
     fn start_executor(&self, config: &Config, id: u16, place: &Place) {
-        let clients = self.shards[usize::from(id)].clone();
+        let (clients, world) = (self.shards[usize::from(id)].clone(), self.world.clone());
         let executor = ExecutorConfig {
             shard: ShardId(id),
             placement: self.placement.clone(),
@@ -237,9 +251,10 @@ impl Cluster {
             speculative_gas: config.limits.speculative_gas,
             call_timeout: Duration::from_millis(config.limits.call_timeout_ms),
             helpers: self.helpers.clone(),
-            stopwatch: stopwatch(),
+            stopwatch: Arc::new(move || world.nanos()),
+            machine: self.world.machine(),
         };
-        let session = now_ms();
+        let session = self.world.now_ms();
         let service = Local::start(place, config.limits.actor_calls, move || {
             let ShardClients { mempool, state, router, .. } = clients;
             ExecutorService::new(executor, mempool, state, router, session)
@@ -274,13 +289,13 @@ impl Cluster {
             placement: self.placement.clone(),
             shards: self.shards.iter().map(ShardClients::for_gateway).collect(),
             beacon: BeaconLinks::new(&self.beacon),
-            recovery: Pool::start("recovery", threads, 1_024)?,
-            calls: Pool::start("calls", threads, 256)?,
+            recovery: self.world.pool("recovery", threads, 1_024)?,
+            calls: self.world.pool("calls", threads, 256)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: limits.clone(),
         });
         let names = ["atoll.v1.LedgerService"];
-        let port = Port::open(limits.server(), gateway.listen, &names, |routes| {
+        let port = Port::open(&*self.world, limits.server(), gateway.listen, &names, |routes| {
             routes.add_service(ledger.into_server());
         });
         let port = port.await?;
@@ -293,10 +308,15 @@ impl Cluster {
         let Some(admin) = &config.admin else { return Ok(()) };
         let states = self.shards.iter().map(|shard| shard.state.clone()).collect();
         let server = backup::server(self.beacon.clone(), states, config.chain.clone());
-        let port =
-            Port::open(internal_server(), admin.listen, &["atoll.v1.AdminService"], |routes| {
+        let port = Port::open(
+            &*self.world,
+            internal_server(),
+            admin.listen,
+            &["atoll.v1.AdminService"],
+            |routes| {
                 routes.add_service(server);
-            });
+            },
+        );
         let port = port.await?;
         self.admin = Some(port.address);
         self.ports.push(port);
@@ -343,8 +363,8 @@ impl Slots {
     }
 
     /// Links to a shard's actors: to those that stand here, and to the others by their address.
-    fn clients(&self, config: &Config, id: u16) -> anyhow::Result<ShardClients> {
-        let at = |role: Role| remote(config, &address(config, id, role)?);
+    fn clients(&self, config: &Config, world: &dyn World, id: u16) -> anyhow::Result<ShardClients> {
+        let at = |role: Role| remote(config, world, &address(config, id, role)?);
         Ok(ShardClients {
             mempool: match config.hosts(id, Role::Mempool) {
                 true => MempoolClient::new(self.mempool.clone()),
@@ -382,7 +402,7 @@ fn address(config: &Config, id: u16, role: Role) -> anyhow::Result<String> {
     })
 }
 
-fn remote(config: &Config, url: &str) -> anyhow::Result<Remote> {
+fn remote(config: &Config, world: &dyn World, url: &str) -> anyhow::Result<Remote> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .with_context(|| format!("{url} is no URL; use http://host:port"))?
         .tcp_nodelay(true)
@@ -391,7 +411,7 @@ fn remote(config: &Config, url: &str) -> anyhow::Result<Remote> {
         .keep_alive_timeout(Duration::from_secs(10));
     // Long polls wait up to half a minute by themselves; everything else brings its own deadline.
     let timeout = Duration::from_secs(60);
-    Ok(Remote::new(endpoint.connect_lazy(), config.limits.actor_calls, timeout))
+    Ok(Remote::new(world.connect(endpoint), config.limits.actor_calls, timeout))
 }
 
 fn service_name(role: Role) -> &'static str {

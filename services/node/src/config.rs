@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use atoll_journal::SnapshotConfig;
+use atoll_store::Backend;
 use atoll_types::{Address, Placement, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -205,10 +206,30 @@ impl Default for Limits {
     }
 }
 
+/// What keeps the index beside each log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexKind {
+    #[default]
+    Sled,
+    Redb,
+}
+
+impl IndexKind {
+    pub(crate) fn backend(self) -> Backend {
+        match self {
+            Self::Sled => Backend::Sled,
+            Self::Redb => Backend::Redb,
+        }
+    }
+}
+
 /// How what is durable is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
+    /// What keeps the index beside each log. One that another has kept is built again.
+    pub index: IndexKind,
     /// Bytes of log after which a snapshot is taken, or as many as the last one has, whichever is
     /// more; 0: never for this reason.
     pub snapshot_log_bytes: u64,
@@ -227,6 +248,7 @@ pub struct Storage {
 impl Default for Storage {
     fn default() -> Self {
         Self {
+            index: IndexKind::default(),
             snapshot_log_bytes: 256 << 20,
             snapshot_cuts: 0,
             snapshots_kept: 2,
@@ -418,6 +440,7 @@ mod tests {
             ("shard=[{id=7}]", "no shard 7"),
             ("shard=[{id=0},{id=0}]", "twice"),
             ("chain", "--set key=value"),
+            ("storage.index=\"btree\"", "unknown variant `btree`"),
         ] {
             let error = load(GOOD, &[], &[setting]).expect_err(setting);
             assert!(format!("{error:#}").contains(reason), "{setting}: {error:#}");

@@ -1,7 +1,8 @@
 //! Puts a cluster together: the one place that reads configuration, chooses where each actor
-//! stands, opens ports and files, and knows the time.
+//! stands, opens ports and files, and knows the time. All of that it asks of a [`world::World`].
 
 pub mod backup;
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod cluster;
@@ -14,3 +15,4 @@ mod slot;
 mod storage;
 pub mod telemetry;
 pub mod up;
+pub mod world;

@@ -3,12 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tonic::{
-    service::RoutesBuilder,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::{sync::watch, task::JoinHandle};
+use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::world::{Served, World};
 
 /// Longest message between processes of a cluster, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
@@ -24,15 +23,12 @@ pub(crate) struct Port {
 impl Port {
     /// Serves what `add` adds. `names` are the services that health is reported of.
     pub async fn open(
+        world: &dyn World,
         server: Server,
         listen: SocketAddr,
         names: &[&str],
         add: impl FnOnce(&mut RoutesBuilder),
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}; is another cluster running?"))?;
-        let address = listener.local_addr()?;
         let (health, health_service) = tonic_health::server::health_reporter();
         for name in names.iter().copied().chain([""]) {
             health.set_service_status(name, ServingStatus::Serving).await;
@@ -49,17 +45,15 @@ impl Port {
         add(&mut routes);
         let (stop, mut stopped) = watch::channel(false);
         let mut server = server;
-        let router = server.add_routes(routes.routes());
-        let task = tokio::spawn(async move {
-            let stop = async move {
-                // An error says that nobody can stop it any more: then it stops too.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            // The server's own setting does not reach connections that it is handed. With Nagle's
-            // algorithm a reply in two packets waits 40 ms for the caller's acknowledgement.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, stop).await
-        });
+        let router = server.add_routes(world.routes(routes.routes()));
+        let stop_now = async move {
+            // An error says that nobody can stop it any more: then it stops too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let Served { address, task } = world
+            .serve(listen, router, Box::pin(stop_now))
+            .await
+            .with_context(|| format!("cannot listen on {listen}; is another cluster running?"))?;
         Ok(Self { address, health, stop, task })
     }
 

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use atoll::{
     backup::{BackupArgs, RestoreArgs, backup, restore},
+    bench::{BenchArgs, bench},
     check::{CheckArgs, check},
     cli::target,
     cluster::Cluster,
@@ -30,6 +31,8 @@ enum Command {
     Node(NodeArgs),
     /// Put load on a running cluster and measure it
     Load(Box<atoll_load::LoadArgs>),
+    /// Measure clusters that it starts, each figure against its baseline
+    Bench(BenchArgs),
     /// Take a backup of a running cluster, at one cut
     Backup(BackupArgs),
     /// Make a data directory from a backup
@@ -75,6 +78,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Up(args) => up(args).await,
         Command::Node(args) => node(args).await,
         Command::Load(args) => load(*args).await,
+        Command::Bench(args) => bench(args, asked_to_stop()).await,
         Command::Backup(args) => backup(args).await,
         Command::Restore(args) => restore(&args),
         Command::Check(args) => check(&args),

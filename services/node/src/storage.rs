@@ -1,27 +1,19 @@
 //! Opens what a process keeps on disk.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs::File, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use atoll_state::TreeConfig;
-use atoll_store::{FileLog, Index, LogOptions, SledIndex, Snapshots, StoreError};
+use atoll_store::{FileLog, LogOptions, Snapshots, StoreError};
 use atoll_tree::{FileScratch, Scratch};
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    world::Storage,
+};
 
 /// Longest record of a log, in bytes.
 const MAX_RECORD_BYTES: u32 = 64 << 20;
-
-/// The log of record, the index and the snapshots of one actor.
-pub(crate) struct Storage {
-    pub log: Box<FileLog>,
-    pub index: Arc<dyn Index>,
-    pub snapshots: Snapshots,
-}
 
 /// How the log of an actor is kept.
 pub(crate) fn log_options(config: &config::Storage) -> LogOptions {
@@ -39,14 +31,16 @@ pub(crate) fn log_options(config: &config::Storage) -> LogOptions {
 /// refused.
 pub(crate) fn open(dir: &Path, config: &Config) -> anyhow::Result<Storage> {
     let index_cache_bytes = config.limits.index_cache_bytes;
-    let (log_dir, index_dir) = (sub(dir, "log")?, sub(dir, "index")?);
+    // Whoever opens a directory makes it, so that a power cut does not take it away again.
+    let (log_dir, index_dir) = (dir.join("log"), dir.join("index"));
     let options = log_options(&config.storage);
     let log = FileLog::open(&log_dir, options)
         .with_context(|| format!("cannot open the log of record in {}", log_dir.display()))?;
-    let index = match SledIndex::open(&index_dir, index_cache_bytes) {
+    let backend = config.storage.index.backend();
+    let index = match backend.open(&index_dir, index_cache_bytes) {
         Err(StoreError::Corrupt { what, .. }) => {
             tracing::warn!(dir = %index_dir.display(), what, "index is broken; rebuilding it");
-            SledIndex::open_empty(&index_dir, index_cache_bytes)
+            backend.open_empty(&index_dir, index_cache_bytes)
         }
         other => other,
     };
@@ -56,7 +50,7 @@ pub(crate) fn open(dir: &Path, config: &Config) -> anyhow::Result<Storage> {
     let snapshots_dir = dir.join("snapshots");
     let snapshots = Snapshots::open(&snapshots_dir)
         .with_context(|| format!("cannot open the snapshots in {}", snapshots_dir.display()))?;
-    Ok(Storage { log: Box::new(log), index: Arc::new(index), snapshots })
+    Ok(Storage { log: Box::new(log), index, snapshots })
 }
 
 /// Leaves of a shard's tree that are not in memory go to `dir/tree`. What an earlier process has left
@@ -69,10 +63,4 @@ pub(crate) fn tree(dir: &Path, leaf_bytes: usize) -> TreeConfig {
         Ok(Box::new(FileScratch::new(file)) as Box<dyn Scratch>)
     };
     TreeConfig { leaf_bytes, scratch: Arc::new(scratch) }
-}
-
-fn sub(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let path = dir.join(name);
-    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
 }

@@ -1,6 +1,8 @@
 //! `atoll up`: a whole cluster in one process, for development.
 
 use std::{
+    fs::File,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -18,6 +20,7 @@ use crate::{
 
 /// File that says what a data directory was begun with.
 const CHAIN_FILE: &str = "chain.json";
+const CHAIN_FILE_NEW: &str = "chain.json.new";
 
 /// Starts a cluster of several shards in this process, on loopback.
 #[derive(Clone, Debug, clap::Args)]
@@ -93,7 +96,11 @@ impl UpArgs {
             .with_context(|| format!("cannot make {}", self.data.display()))?;
         // What the other commands keep may lie in the same place.
         let foreign = |entry: &std::io::Result<std::fs::DirEntry>| {
-            entry.as_ref().is_ok_and(|entry| !is_own_file(&entry.file_name().to_string_lossy()))
+            entry.as_ref().is_ok_and(|entry| {
+                let name = entry.file_name();
+                // The second is of a beginning that was cut short.
+                !is_own_file(&name.to_string_lossy()) && name != CHAIN_FILE_NEW
+            })
         };
         if std::fs::read_dir(&self.data)?.any(|entry| foreign(&entry)) {
             bail!(
@@ -101,17 +108,22 @@ impl UpArgs {
                 self.data.display()
             );
         }
-        let chain = Chain {
-            chain_id: self.chain_id,
-            shards: self.shards,
-            genesis_time_ms: now_ms(),
-            coinbase: alloy_primitives::Address::repeat_byte(0xc0),
-            development: true,
-            balances: Default::default(),
-            placement: Default::default(),
-        };
+        let chain = development_chain(self.chain_id, self.shards);
         write_chain(&self.data, &chain)?;
         Ok(chain)
+    }
+}
+
+/// A chain that begins now, with the development accounts.
+pub(crate) fn development_chain(chain_id: u64, shards: u16) -> Chain {
+    Chain {
+        chain_id,
+        shards,
+        genesis_time_ms: now_ms(),
+        coinbase: alloy_primitives::Address::repeat_byte(0xc0),
+        development: true,
+        balances: Default::default(),
+        placement: Default::default(),
     }
 }
 
@@ -119,7 +131,15 @@ impl UpArgs {
 pub(crate) fn write_chain(data: &Path, chain: &Chain) -> anyhow::Result<()> {
     let file = data.join(CHAIN_FILE);
     let begun = serde_json::to_vec_pretty(&Begun { chain: chain.clone() })?;
-    std::fs::write(&file, begun).with_context(|| format!("cannot write {}", file.display()))
+    // Wholly or not at all, whatever happens to the power.
+    let new = data.join(CHAIN_FILE_NEW);
+    let written = File::create(&new).and_then(|mut to| {
+        to.write_all(&begun)?;
+        to.sync_all()?;
+        std::fs::rename(&new, &file)?;
+        File::open(data)?.sync_all()
+    });
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// What a data directory was begun with, if it says so.

@@ -1,7 +1,7 @@
 //! What the beacon is told: intents, and the shard's anchor. And what the state has for others.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use atoll_api::{
     state::Watch,
 };
 use atoll_fabric::Context;
-use atoll_types::{Anchor, GroupAck, GroupId, Intent, ShardId};
+use atoll_types::{Anchor, BeaconBlock, GroupAck, GroupId, Intent, ShardId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::shared::{Shared, lock};
@@ -20,9 +20,20 @@ const WAIT_MS: u64 = 10_000;
 const RETRY: Duration = Duration::from_millis(100);
 /// Intents announced in one message at the most.
 const MAX_INTENTS: usize = 4_096;
-/// Time between two messages with something to order or decide, and what one without such waits for
-/// one with it: a message costs the beacon as much as several intents in it.
-const PACE: Duration = Duration::from_millis(20);
+/// Least time between two messages with something to order or decide: a message costs the beacon as
+/// much as several intents in it.
+const GAP: Duration = Duration::from_millis(10);
+/// How long one without such waits for one with it. A shard seems to lag by so much.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// While rounds are busy, all of a round goes in one message, this long after the round began: a block
+/// takes in what comes until it is made, and is early only if nothing is left to decide.
+const LATE: Duration = Duration::from_millis(40);
+/// Least time between two messages in a busy round that takes longer.
+const BUSY_GAP: Duration = Duration::from_millis(30);
+/// The longest time between two messages, for a beacon whose rounds are shorter than that.
+const MOST: Duration = Duration::from_millis(50);
+/// Transactions of all shards that make a round a busy one.
+const BUSY: usize = 32;
 
 #[derive(Default)]
 struct Waiting {
@@ -35,9 +46,25 @@ struct Waiting {
 pub(crate) struct Announcements {
     waiting: Mutex<Waiting>,
     came: Notify,
+    /// When the newest round began, if it is a busy one.
+    busy_since: Mutex<Option<Instant>>,
 }
 
 impl Announcements {
+    /// Takes note of a block of the beacon that has just come.
+    pub fn round(&self, block: &BeaconBlock) {
+        self.began(block.plan.iter().map(|group| group.txs.len()).sum());
+    }
+
+    fn began(&self, ordered: usize) {
+        *lock(&self.busy_since) = (ordered >= BUSY).then(Instant::now);
+    }
+
+    /// When the message after one of `told` may go.
+    fn due(&self, told: Instant) -> Instant {
+        due(*lock(&self.busy_since), told)
+    }
+
     pub fn intents(&self, intents: impl IntoIterator<Item = Intent>) {
         lock(&self.waiting).intents.extend(intents);
         self.came.notify_one();
@@ -53,6 +80,14 @@ impl Announcements {
     fn anchor(&self, anchor: Anchor) {
         lock(&self.waiting).anchor = Some(anchor);
         self.came.notify_one();
+    }
+}
+
+/// When the message after one of `told` may go, in a round that is busy since then, or is not.
+fn due(busy_since: Option<Instant>, told: Instant) -> Instant {
+    match busy_since {
+        Some(began) => (told + BUSY_GAP).max((began + LATE).min(told + MOST)),
+        None => told + GAP,
     }
 }
 
@@ -103,26 +138,28 @@ impl Told {
 }
 
 /// Waits for something to tell, and until it is time to: what can be ordered or decided by the beacon
-/// goes at once, but not sooner than [`PACE`] after the last such message; what else there is waits for
-/// it, but no longer than that. `paced` is when the next of the former may go.
-async fn pace(announcements: &Announcements, told: &Told, paced: &mut Instant) {
+/// goes when it is [due](Announcements::due) after the last such message, at `last`; what else there is
+/// waits for it, but not for long.
+async fn pace(announcements: &Announcements, told: &Told, last: &mut Option<Instant>) {
     announcements.came.notified().await;
-    let patience = Instant::now() + PACE;
+    let patience = Instant::now() + PATIENCE;
     while !announcements.is_urgent(told) {
         if tokio::time::timeout_at(patience, announcements.came.notified()).await.is_err() {
             return;
         }
     }
-    tokio::time::sleep_until(*paced).await;
-    *paced = Instant::now() + PACE;
+    if let Some(last) = *last {
+        tokio::time::sleep_until(announcements.due(last)).await;
+    }
+    *last = Some(Instant::now());
 }
 
 /// Tells the beacon whatever waits, one message at a time.
 pub(crate) async fn announce(shared: Arc<Shared>) {
     let mut told = Told::default();
-    let mut paced = Instant::now();
+    let mut last = None;
     loop {
-        pace(&shared.announcements, &told, &mut paced).await;
+        pace(&shared.announcements, &told, &mut last).await;
         let (intents, anchor) = {
             let mut waiting = lock(&shared.announcements.waiting);
             let count = waiting.intents.len().min(MAX_INTENTS);
@@ -168,7 +205,7 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
 /// Passes on the shard's anchors to the beacon and its credits to their receivers.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut version = 0;
-    let mut newest: HashMap<ShardId, u64> = HashMap::new();
+    let mut newest: BTreeMap<ShardId, u64> = BTreeMap::new();
     loop {
         let credits_after = newest.iter().map(|(shard, seq)| (*shard, *seq)).collect();
         let context = Context::none().with_timeout(Duration::from_millis(2 * WAIT_MS));
@@ -179,7 +216,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
                     version = reply.version;
                     shared.announcements.anchor(reply.anchor);
                 }
-                let mut by_shard: HashMap<ShardId, Vec<_>> = HashMap::new();
+                let mut by_shard: BTreeMap<ShardId, Vec<_>> = BTreeMap::new();
                 for credit in reply.credits {
                     newest.insert(credit.to, credit.seq);
                     by_shard.entry(credit.to).or_default().push(credit);
@@ -196,5 +233,32 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_round_is_told_late_and_once_and_another_one_soon() {
+        let began = Instant::now();
+        assert_eq!(due(None, began), began + GAP);
+        assert_eq!(due(Some(began + GAP), began), began + GAP + LATE);
+        // A round that is slow to end is told of what came since.
+        let told = began + LATE;
+        assert_eq!(due(Some(began), told), told + BUSY_GAP);
+        // Rounds shorter than that do not put it off for ever.
+        assert_eq!(due(Some(told + BUSY_GAP), told), told + MOST);
+    }
+
+    #[test]
+    fn a_round_is_busy_by_what_all_shards_have_ordered() {
+        let announcements = Announcements::default();
+        let is_busy = |ordered| {
+            announcements.began(ordered);
+            lock(&announcements.busy_since).is_some()
+        };
+        assert!(!is_busy(BUSY - 1) && is_busy(BUSY) && !is_busy(0));
     }
 }

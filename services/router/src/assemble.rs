@@ -1,7 +1,7 @@
 //! Groups that this shard executes: gathers their leases, has them run, and returns the parts.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -96,7 +96,7 @@ fn check_late(shared: &Shared, from: ShardId, lease: &LateLease) -> Result<(), R
 
 /// Does what the executor's state machine asks for.
 pub(crate) fn carry_out(shared: &Arc<Shared>, effects: impl IntoIterator<Item = ExecutorEffect>) {
-    let mut late: HashMap<ShardId, Vec<LateAsk>> = HashMap::new();
+    let mut late: BTreeMap<ShardId, Vec<LateAsk>> = BTreeMap::new();
     for effect in effects {
         match effect {
             ExecutorEffect::Run(ready) => {
@@ -211,7 +211,7 @@ async fn run_batch(shared: &Arc<Shared>, batch: Vec<Ready>) -> Result<Vec<GroupR
     let ask = RunGroups { groups: batch.iter().map(run).collect() };
     let reply = shared.executor.run_groups.call(shared.context(), ask).await;
     let RunGroupsReply { results: ran, lacking } = reply.map_err(|error| error.to_string())?;
-    let mut waiting: HashMap<GroupId, Ready> =
+    let mut waiting: BTreeMap<GroupId, Ready> =
         batch.into_iter().map(|ready| (ready.group.id, ready)).collect();
     // Groups that take these values in flight may call what was created.
     let codes = ran.iter().flat_map(|result| &result.parts).flat_map(|part| &part.codes);
@@ -275,7 +275,7 @@ pub(crate) fn kept(shared: &Arc<Shared>, parts: &[PartMessage]) {
 
 /// Sends each part to its owner. This shard's own is with its state already.
 pub(crate) fn send_parts(shared: &Arc<Shared>, parts: Vec<PartMessage>) {
-    let mut by_owner: HashMap<ShardId, Vec<PartMessage>> = HashMap::new();
+    let mut by_owner: BTreeMap<ShardId, Vec<PartMessage>> = BTreeMap::new();
     for message in parts {
         by_owner.entry(message.part.owner).or_default().push(message);
     }
@@ -289,7 +289,7 @@ pub(crate) fn send_parts(shared: &Arc<Shared>, parts: Vec<PartMessage>) {
 /// Brings code that leased accounts have, and this shard does not, to this shard's state. Returns the
 /// groups that have theirs; the others are given up, and tried again by the refresh.
 async fn bring_codes(shared: &Arc<Shared>, batch: Vec<Ready>) -> Vec<Ready> {
-    let mut wanted: HashMap<ShardId, HashSet<B256>> = HashMap::new();
+    let mut wanted: BTreeMap<ShardId, BTreeSet<B256>> = BTreeMap::new();
     {
         let known = shared.known_codes();
         let codes = batch.iter().flat_map(|ready| &ready.codes);

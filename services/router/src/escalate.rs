@@ -1,7 +1,7 @@
 //! From a transaction that does not fit its shard to an intent: predict, share, announce.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use atoll_api::{
     router::Fetch,
     state::{Refusal, Share, Withdraw},
 };
+use atoll_fabric::Beat;
 use atoll_telemetry::{Stage, stages};
 use atoll_types::{Address, B256, Intent, ShardId, SharedTx, StateKey, Tx, Write};
 use tokio::sync::oneshot;
@@ -29,12 +30,16 @@ const MAX_FETCHES: usize = 1_024;
 /// Transactions of one batch whose keys are remembered.
 const MAX_NOTED: usize = 64;
 const RETRY: Duration = Duration::from_millis(100);
+/// Between two batches: what comes meanwhile shares its fetches.
+const BATCH_GAP: Duration = Duration::from_millis(4);
 
 /// Predicts whatever waits, in batches, several at a time.
 pub(crate) async fn escalate(shared: Arc<Shared>) {
+    let mut beat = Beat::every(BATCH_GAP);
     loop {
         shared.job_came.notified().await;
         loop {
+            beat.wait().await;
             // Never closed.
             let Ok(permit) = shared.predicting.clone().acquire_owned().await else { return };
             let batch = shared.jobs().take(shared.config.max_batch);
@@ -171,7 +176,7 @@ impl Sorted {
 /// Predicts, fetching from other shards what is found to be needed.
 async fn predict(shared: &Arc<Shared>, txs: Vec<Tx>) -> Result<Vec<Prediction>, String> {
     let mut done: Vec<Option<Prediction>> = vec![None; txs.len()];
-    let mut known: HashMap<StateKey, Write> = HashMap::new();
+    let mut known: BTreeMap<StateKey, Write> = BTreeMap::new();
     let mut likely = Wanted::default();
     likely.add(shared, lock(&shared.hints).keys(txs.iter()), Vec::new());
     let foreign = |key: &StateKey| shared.placement().owner_of(key) != shared.shard();
@@ -222,8 +227,8 @@ fn note_uses(shared: &Shared, txs: &[Tx], predictions: &[Option<Prediction>]) {
 /// What predictions need of other shards.
 #[derive(Default)]
 struct Wanted {
-    keys: HashMap<ShardId, HashSet<StateKey>>,
-    codes: HashMap<ShardId, HashSet<B256>>,
+    keys: BTreeMap<ShardId, BTreeSet<StateKey>>,
+    codes: BTreeMap<ShardId, BTreeSet<B256>>,
 }
 
 impl Wanted {
@@ -246,7 +251,7 @@ impl Wanted {
     async fn fetch(
         self,
         shared: &Arc<Shared>,
-        known: &mut HashMap<StateKey, Write>,
+        known: &mut BTreeMap<StateKey, Write>,
     ) -> Result<(), String> {
         let reads = self.keys.into_iter().map(|(to, keys)| async move {
             let keys: Vec<StateKey> = keys.into_iter().collect();

@@ -44,6 +44,7 @@ async fn follow_from(shared: &Arc<Shared>, cut: &mut u64) -> String {
             Err(error) => return error.to_string(),
         };
         for block in blocks {
+            shared.announcements.round(&block);
             match shared
                 .state
                 .cut

@@ -5,7 +5,7 @@
 //!
 //! A hint that is wrong costs a value that nobody reads; what is predicted is what the run uses.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use alloy_consensus::Transaction as _;
 use atoll_types::{Address, B256, StateKey, Tx};
@@ -71,7 +71,7 @@ impl Hints {
         contracts.dedup();
         let mut keys = Vec::new();
         for calls in contracts.iter().filter_map(|contract| self.calls.get(contract)) {
-            let mut users: HashMap<StateKey, usize> = HashMap::new();
+            let mut users: BTreeMap<StateKey, usize> = BTreeMap::new();
             for key in calls.iter().flatten() {
                 *users.entry(*key).or_default() += 1;
             }

@@ -69,6 +69,8 @@ impl Jobs {
         later.append(&mut self.queue);
         self.queue = later;
         self.busy.extend(senders);
+        // Woken, returned and repeated ones stand in the queue behind later ones of their senders.
+        taken.sort_by_key(|job| (job.tx().sender(), job.tx().nonce()));
         taken
     }
 
@@ -149,9 +151,11 @@ mod tests {
         assert!(jobs.wait(tx(1, 5), None, 10) && jobs.wait(tx(1, 4), None, 10));
         assert!(jobs.wait(tx(1, 5), None, 10), "the same once more");
         assert_eq!((jobs.len(), jobs.take(9).len()), (2, 0));
+        jobs.add([job(1, 6)]);
         jobs.wake();
-        let woken = jobs.take(9);
-        assert_eq!(names(&woken), [(1, 4), (1, 5)]);
+        let mut woken = jobs.take(9);
+        assert_eq!(names(&woken), [(1, 4), (1, 5), (1, 6)], "whatever came first");
+        woken.pop();
         for job in woken {
             let Job::New { tx, waits_since } = job else { panic!("it is new") };
             assert_eq!(waits_since, Some(10));

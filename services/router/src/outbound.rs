@@ -9,12 +9,15 @@ use std::{
 };
 
 use atoll_api::router::{Deliver, DeliverReply};
+use atoll_fabric::Beat;
 use atoll_types::{Credit, Flight, Lease, PartMessage, Settlement, ShardId, SharedTx, Want};
 use tokio::sync::{Notify, oneshot};
 
 use crate::shared::{Shared, lock};
 
 const RETRY: Duration = Duration::from_millis(100);
+/// Between two messages.
+const MESSAGE_GAP: Duration = Duration::from_millis(3);
 /// Items that may wait; more are left to the refresh.
 const MAX_WAITING: usize = 65_536;
 /// Transactions shared in one message at the most; keeps messages below the size limit.
@@ -121,8 +124,10 @@ impl Outbound {
 pub(crate) async fn send(shared: Arc<Shared>, to: ShardId) {
     let Some(peer) = shared.peers.get(&to) else { return };
     let mut reachable = true;
+    let mut beat = Beat::every(MESSAGE_GAP);
     loop {
         peer.outbound.came.notified().await;
+        beat.wait().await;
         let taken = peer.outbound.take();
         if taken.is_empty() {
             continue;

@@ -1,6 +1,10 @@
 //! Does again what has not had its effect: messages get lost, and routers and their peers restart.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use atoll_api::{
     router::Fetch,
@@ -155,7 +159,7 @@ fn needs(effect: &ExecutorEffect) -> GroupId {
 
 /// Asks for leases and parts that should have come.
 fn pull(shared: &Arc<Shared>, leases: Vec<(GroupId, ShardId)>, parts: Vec<(GroupId, ShardId)>) {
-    let from: HashSet<ShardId> = leases.iter().chain(&parts).map(|(_, shard)| *shard).collect();
+    let from: BTreeSet<ShardId> = leases.iter().chain(&parts).map(|(_, shard)| *shard).collect();
     for from in from.iter().filter(|from| **from != shared.shard()) {
         let of = |list: &[(GroupId, ShardId)]| {
             list.iter().filter(|(_, shard)| shard == from).map(|(group, _)| *group).collect()

@@ -1,7 +1,7 @@
 //! What the tasks of one router share.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -115,7 +115,7 @@ pub(crate) struct Shared {
     pub state: StateClient,
     pub beacon: BeaconClient,
     /// One for each other shard.
-    pub peers: HashMap<ShardId, Peer>,
+    pub peers: BTreeMap<ShardId, Peer>,
     pub announcements: Announcements,
     /// Groups that this shard executes.
     pub groups: Mutex<Executor>,

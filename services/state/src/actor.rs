@@ -8,7 +8,7 @@ use atoll_api::state::{
     Recall, ReceiveCredits, Settle, Share, StateError, StoreResults, Sync, TakeSnapshot,
     TellDropped, Watch, WatchReply, Withdraw,
 };
-use atoll_fabric::{Context, Cx, Handle, Reply, Rpc, Service};
+use atoll_fabric::{Context, Cx, Handle, Machine, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
 use atoll_store::{Log, Snapshots};
 use atoll_types::{Anchor, encode};
@@ -98,7 +98,7 @@ impl StateService {
             Err(StateError::Storage { reason }) => {
                 // The change may be half done in memory; the log is whole. Starting again rebuilds.
                 tracing::error!(reason, "cannot apply a change; ending the process");
-                std::process::abort()
+                cx.machine().end(&reason)
             }
             Err(error) => Err(error),
         };
@@ -106,7 +106,7 @@ impl StateService {
         if changed {
             if let Some(error) = self.core.wrong_root.take() {
                 tracing::error!(%error, "the beacon holds another root; ending the process");
-                std::process::abort();
+                cx.machine().end(&error.to_string());
             }
             self.wake();
             pump(self, cx);
@@ -136,7 +136,7 @@ impl StateService {
                 Ok((_, None)) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot apply a change; ending the process");
-                    std::process::abort()
+                    cx.machine().end(&error.to_string())
                 }
             }
         }
@@ -153,9 +153,9 @@ impl StateService {
             let result = self.core.read(&waiter.message);
             self.journal.reply(waiter.reply, result);
         }
-        let newest = self.core.changes.newest();
-        for waiter in take(&mut self.syncs, |sync| sync.after != newest) {
-            let answer = self.core.sync(waiter.message.after);
+        let (newest, full) = (self.core.changes.newest(), self.journal.is_low());
+        for waiter in take(&mut self.syncs, |sync| sync.after != newest || sync.full != full) {
+            let answer = self.core.sync(waiter.message.after, full);
             self.journal.reply(waiter.reply, Ok(answer));
         }
         if !self.proofs.is_empty() {
@@ -203,12 +203,12 @@ impl StateService {
         let Some(job) = self.core.roots.next_job() else {
             return;
         };
-        let computed = tokio::task::spawn_blocking(move || job.run());
+        let computed = cx.machine().run(move || job.run());
         cx.spawn(computed, |service, result, cx| {
             let root = match result {
                 Ok(Ok(root)) => root,
-                Ok(Err(error)) => return give_up("cannot compute a root", &error),
-                Err(error) => return give_up("cannot compute a root", &error),
+                Ok(Err(error)) => give_up(cx.machine(), &error),
+                Err(error) => give_up(cx.machine(), &error),
             };
             service.core.roots.done(root);
             service.wake();
@@ -227,7 +227,7 @@ impl StateService {
         };
         self.indexing = true;
         let putter = self.core.values.putter();
-        let put = tokio::task::spawn_blocking(move || putter.put_all(&entries));
+        let put = cx.machine().run(move || putter.put_all(&entries));
         cx.spawn(put, |service, result, cx| {
             let error = match result {
                 Ok(Ok(())) => None,
@@ -236,7 +236,7 @@ impl StateService {
             };
             if let Some(reason) = error {
                 tracing::error!(reason, "cannot write the index; ending the process");
-                std::process::abort();
+                cx.machine().end(&reason);
             }
             service.indexing = false;
             service.core.values.entries_put();
@@ -271,9 +271,9 @@ impl StateService {
 }
 
 /// What is in memory is neither what it was nor what it was to be; the log is whole.
-fn give_up(what: &str, error: &dyn std::fmt::Display) {
-    tracing::error!(%error, "{what}; ending the process");
-    std::process::abort();
+fn give_up(machine: &Machine, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(%error, "cannot compute a root; ending the process");
+    machine.end(&error.to_string())
 }
 
 /// Takes those out of a list for whom something has happened.
@@ -307,6 +307,11 @@ impl Journaled for StateService {
     }
 
     fn synced(&mut self, cx: &mut Cx<'_, Self>) {
+        // Who has to know that the volume is full, or is not any more.
+        let full = self.journal.is_low();
+        if self.syncs.iter().any(|waiter| waiter.message.full != full) {
+            self.wake();
+        }
         if self.core.values.waiting() >= INDEX_BATCH {
             self.index(cx);
         }
@@ -432,12 +437,14 @@ impl Handle<Prove> for StateService {
 
 impl Handle<Sync> for StateService {
     fn handle(&mut self, sync: Sync, _: Context, reply: Reply<Sync>, cx: &mut Cx<'_, Self>) {
-        if sync.after != self.core.changes.newest() || sync.after == 0 || sync.wait_ms == 0 {
-            let answer = self.core.sync(sync.after);
+        let full = self.journal.is_low();
+        let news = sync.after != self.core.changes.newest() || sync.full != full;
+        if news || sync.after == 0 || sync.wait_ms == 0 {
+            let answer = self.core.sync(sync.after, full);
             return self.journal.reply(reply, Ok(answer));
         }
         let late = |service: &mut Self, sync: Sync, reply: Reply<Sync>| {
-            let answer = service.core.sync(sync.after);
+            let answer = service.core.sync(sync.after, service.journal.is_low());
             service.journal.reply(reply, Ok(answer));
         };
         let wait_ms = sync.wait_ms;

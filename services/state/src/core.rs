@@ -87,6 +87,10 @@ pub enum OpenError {
         "snapshot {} cannot be read: {reason}; run the version that wrote it, and report it", path.display()
     )]
     Snapshot { path: PathBuf, reason: String },
+    #[error(
+        "the log of record ends with record {last}, and the index was stopped cleanly with those up to {indexed}: what lies between was acknowledged and is lost; check the disk and restore the whole cluster from a backup"
+    )]
+    LogLost { last: u64, indexed: u64 },
 }
 
 /// The state machine of one shard's `state` service.

@@ -25,8 +25,10 @@ impl StateService {
                 move |writer: &mut SnapshotWriter, go_on: GoOn<'_>| captured.write(writer, go_on);
             snapshot(self, cx, (cut, self.log_next, wanted), write);
         } else if wanted {
-            let reason = if low { "the volume is full" } else { "another one is being written" };
-            self.tell(cut, |cut| Err(StateError::NoSnapshot { cut, reason: reason.to_owned() }));
+            self.tell(cut, |cut| match low {
+                true => Err(StateError::NoSnapshot { cut, reason: "the volume is full".into() }),
+                false => Err(StateError::SnapshotBusy { cut }),
+            });
         }
     }
 
@@ -64,7 +66,7 @@ impl Snapshotting for StateService {
         self.core.values.release();
         self.tell(at, |cut| match &taken {
             Ok(taken) if taken.cut == cut => Ok(told(*taken)),
-            Ok(_) => Err(StateError::NoSnapshot { cut, reason: "it was passed over".into() }),
+            Ok(_) => Err(StateError::SnapshotBusy { cut }),
             Err(error) => Err(StateError::NoSnapshot { cut, reason: error.to_string() }),
         });
     }
@@ -90,6 +92,10 @@ impl Handle<TakeSnapshot> for StateService {
         };
         if let Some(taken) = keeper.at(cut) {
             return reply.ok(told(taken));
+        }
+        // Not only when the cut comes: so nobody else takes one for nothing.
+        if keeper.is_busy(cut) {
+            return reply.err(StateError::SnapshotBusy { cut });
         }
         self.snapshots.retain(|(_, reply)| !reply.is_abandoned());
         // Whoever asks again while it is being written waits for it.
@@ -117,7 +123,8 @@ impl Handle<ReadSnapshot> for StateService {
         };
         let snapshots = keeper.snapshots().clone();
         let piece = move || snapshots.piece(read.number, read.offset, PIECE_BYTES);
-        cx.spawn(tokio::task::spawn_blocking(piece), move |_, piece, _| {
+        let read = cx.machine().run(piece);
+        cx.spawn(read, move |_, piece, _| {
             let failed = |reason: String| StateError::Storage { reason };
             reply.send(match piece {
                 Ok(Ok((piece, _))) => Ok(SnapshotPiece { piece: piece.into() }),

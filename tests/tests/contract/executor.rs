@@ -40,6 +40,7 @@ fn start(world: &World, speculative_gas: u64, state: StateClient) -> Local<Execu
         call_timeout: Duration::from_secs(30),
         helpers: std::sync::Arc::new(atoll_evm::Nobody),
         stopwatch: std::sync::Arc::new(|| 0),
+        machine: atoll_fabric::Machine::real(),
     };
     let (mempool, router) = (MempoolClient::new(Unreachable), RouterClient::new(Unreachable));
     Local::start(&world.place, CALLS, move || {

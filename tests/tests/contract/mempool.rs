@@ -1,12 +1,17 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use atoll_api::{
     MempoolClient, StateClient,
     mempool::{End, MempoolError, Refused, Report, Status, Submit, Take, TxEnd},
+    state::PutCodes,
 };
-use atoll_fabric::{Fault, Local};
+use atoll_fabric::{Context, Fault, Local};
 use atoll_mempool::{Config, Limits, MempoolService, Pool};
-use atoll_tests::wallet::{MAX_FEE, Plan, Wallet};
+use atoll_store::{Call, Faults, FaultyLog, MemoryLog, StoreError};
+use atoll_tests::{
+    PATIENCE,
+    wallet::{MAX_FEE, Plan, Wallet},
+};
 use atoll_types::{B256, Tx};
 
 use crate::setup::{CALLS, HERE, Heard, OTHER, Standing, Unreachable, World, sign, too_late};
@@ -15,6 +20,37 @@ use crate::setup::{CALLS, HERE, Heard, OTHER, Standing, Unreachable, World, sign
 async fn a_mempool_answers_alike_wherever_it_stands() {
     let here = suite(Standing::InProcess).await;
     here.must_be(&suite(Standing::BehindGrpc).await);
+}
+
+/// Pool and state in processes of their own: the pool knows within one answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_volume_is_full_the_pool_takes_nothing_and_then_goes_on() {
+    let (world, faults) = (World::new(), Faults::new());
+    let log = Box::new(FaultyLog::new(MemoryLog::new(), faults.clone()));
+    let state = StateClient::new(world.state_on(log));
+    let add = |routes: &mut tonic::service::RoutesBuilder, client, max| {
+        routes.add_service(atoll_state::grpc::server(client, max));
+    };
+    let state = Standing::BehindGrpc.client(&state, StateClient::new, add).await;
+    let service = start(&world, state.clone());
+    let mempool = client(Standing::BehindGrpc, &service).await;
+    let mut suite = Suite { world: &world, mempool, heard: Heard::default() };
+    let first = suite.pay(&world.alice, 0, 0);
+    assert_eq!(suite.submit(std::slice::from_ref(&first)).await, [None]);
+    let full = Refused::VolumeFull { shard: HERE };
+    for (round, nonce) in [(1u8, 1), (2, 2)] {
+        faults.fail_from(Call::Room, 1, StoreError::Full { op: "append to", path: "disk".into() });
+        // The log looks for room when it is written to.
+        let codes = vec![vec![round].into()];
+        state.put_codes.call(Context::none(), PutCodes { codes }).await.unwrap();
+        suite.until(&full).await;
+        let both = [first.clone(), suite.pay(&world.alice, nonce, 0)];
+        let refused = suite.submit(&both).await;
+        assert_eq!(refused, [Some(Refused::AlreadyKnown), Some(full.clone())]);
+        faults.heal(Call::Room);
+        suite.until(&Refused::IntrinsicGas { found: 20_999, needed: 21_000 }).await;
+        assert_eq!(suite.submit(&both[1..]).await, [None]);
+    }
 }
 
 fn start(world: &World, state: StateClient) -> Local<MempoolService> {
@@ -78,6 +114,17 @@ impl Suite<'_> {
     async fn submit(&mut self, txs: &[Tx]) -> Vec<Option<Refused>> {
         let submit = Submit { txs: txs.to_vec() };
         self.heard.ask(&self.mempool.submit, submit).await.unwrap().refused
+    }
+
+    /// Offers what can never be taken until it is refused for this reason.
+    async fn until(&mut self, reason: &Refused) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let too_little = Plan::pay(self.world.carol.address(), 1).gas(20_999);
+        let never = [sign(&self.world.alice, 0, &too_little)];
+        while self.submit(&never).await != [Some(reason.clone())] {
+            assert!(tokio::time::Instant::now() < deadline, "never {reason}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn what_cannot_come_in(&mut self) {

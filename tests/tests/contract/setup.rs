@@ -7,7 +7,7 @@ use atoll::genesis::Genesis;
 use atoll_commit::OwnerConfig;
 use atoll_fabric::{Call, Context, Fault, Link, Local, MAX_MESSAGE_BYTES, Place, Remote, Rpc};
 use atoll_state::{Core, CoreConfig, GenesisAccount, StateService, TreeConfig};
-use atoll_store::{MemoryIndex, MemoryLog};
+use atoll_store::{Log, MemoryIndex, MemoryLog};
 use atoll_tests::{
     CHAIN_ID,
     here::Shape,
@@ -166,6 +166,11 @@ impl World {
 
     /// Starts the state of shard 0, with everything in memory.
     pub fn state(&self) -> Local<StateService> {
+        self.state_on(Box::new(MemoryLog::new()))
+    }
+
+    /// The same on another log.
+    pub fn state_on(&self, mut log: Box<dyn Log>) -> Local<StateService> {
         let config = CoreConfig {
             owner: OwnerConfig {
                 chain_id: CHAIN_ID,
@@ -178,7 +183,6 @@ impl World {
             cached_values: 1_000,
             tree: TreeConfig::default(),
         };
-        let mut log = Box::new(MemoryLog::new());
         let core = Core::open(&config, log.as_mut(), Arc::new(MemoryIndex::new()), None);
         let core = core.expect("a new state");
         Local::start(&self.place, CALLS, move || StateService::new(core, log))

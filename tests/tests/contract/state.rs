@@ -94,7 +94,7 @@ impl Suite<'_> {
     }
 
     async fn tip(&mut self) -> (u64, u64, B256) {
-        let ask = Sync { after: 0, wait_ms: 0 };
+        let ask = Sync { after: 0, wait_ms: 0, full: false };
         let tip = self.heard.ask(&self.state.sync, ask).await.unwrap().tip;
         (tip.head, tip.cut, tip.digest)
     }
@@ -413,7 +413,7 @@ impl Suite<'_> {
         let version = self.heard.ask(&self.state.watch, watch(0)).await.unwrap().version;
         let same = self.heard.ask(&self.state.watch, watch(version)).await.unwrap();
         assert_eq!((same.version, same.anchor.cut), (version, 2));
-        let sync = |after| Sync { after, wait_ms: 1 };
+        let sync = |after| Sync { after, wait_ms: 1, full: false };
         let start = self.heard.ask(&self.state.sync, sync(0)).await.unwrap();
         let newest = start.changes.last().expect("what holds now").number;
         assert!(start.reset);

@@ -34,6 +34,7 @@ variants! {
         intrinsic_gas: IntrinsicGas { found: plain, needed: plain }
         gas_limit: GasLimit { found: plain, limit: plain }
         wrong_shard: WrongShard { owner: plain, here: plain }
+        volume_full: VolumeFull { shard: plain }
     }
 }
 

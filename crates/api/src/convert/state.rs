@@ -51,9 +51,9 @@ messages! {
     PutCodes => PutCodesRequest { codes: codes }
     Watch => WatchRequest { version: plain, credits_after: list, wait_ms: plain }
     WatchReply => WatchResponse { version: plain, anchor: required, credits: small_list }
-    Sync => SyncRequest { after: plain, wait_ms: plain }
+    Sync => SyncRequest { after: plain, wait_ms: plain, full: plain }
     SyncReply => SyncResponse {
-        reset: plain, changes: list, tip: required, env: required, hashes: small_list,
+        reset: plain, changes: list, tip: required, env: required, hashes: small_list, full: plain,
     }
     Change => Change {
         number: plain, cut: optional, writes: small_list, fenced: small_list, unfenced: small_list,

@@ -81,8 +81,8 @@ structs! {
     ProvenCell { cell, proof }
     Watch { version, credits_after, wait_ms }
     WatchReply { version, anchor, credits }
-    Sync { after, wait_ms }
-    SyncReply { reset, changes, tip, env, hashes }
+    Sync { after, wait_ms, full }
+    SyncReply { reset, changes, tip, env, hashes, full }
     Change { number, cut, writes, fenced, unfenced, pinned, ended, quarantined }
     SenderTx { tx, sender, nonce }
     Ended { tx, dropped, gas_used }
@@ -113,6 +113,7 @@ enums! {
         IntrinsicGas { found, needed }
         GasLimit { found, limit }
         WrongShard { owner, here }
+        VolumeFull { shard }
     }
     End { Included {} Escalated {} Returned {} Dropped { reason } }
     Prediction { Uses { keys, credit } Needs { keys, codes } Invalid { reason, nonce_ahead } Refused { reason } }
@@ -134,6 +135,7 @@ enums! {
         Storage { reason }
         Full { shard }
         NoSnapshot { cut, reason }
+        SnapshotBusy { cut }
     }
     RouterError { NotForThisShard { found, here } Refused { 0 } State { reason } }
     BeaconError {
@@ -142,5 +144,6 @@ enums! {
         BadIntent { what }
         Storage { reason }
         NoSnapshot { block, reason }
+        SnapshotBusy { block }
     }
 }

@@ -1,8 +1,15 @@
+mod backend;
 mod clean;
+mod entry;
+mod generation;
+mod guard;
 mod memory;
+mod redb;
 mod sled;
 
+pub use self::backend::Backend;
 pub use self::memory::MemoryIndex;
+pub use self::redb::RedbIndex;
 pub use self::sled::SledIndex;
 
 use crate::StoreError;

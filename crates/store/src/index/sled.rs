@@ -1,7 +1,5 @@
-use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::mem;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,9 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::entry::{seal, unseal};
+use super::generation::Files;
+use super::guard::{Failure, corrupt, guarded};
 use super::{Entries, Index, MAX_KEY_BYTES, check_entry, clean};
 use crate::StoreError;
 use crate::disk::{self, DirLock};
+
+const FILES: Files = Files::Sled;
 
 /// sled panics when asked for next to no cache.
 const MIN_CACHE_BYTES: u64 = 1 << 20;
@@ -81,18 +84,8 @@ impl SledIndex {
     /// read its files: [`SledIndex::open_empty`] is the way out.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         let lock = DirLock::take(dir)?;
-        let number = generations(dir)?.into_iter().max().unwrap_or(1);
+        let number = FILES.newest(dir)?.unwrap_or(1);
         Self::open_generation(dir, cache_bytes, number, lock)
-    }
-
-    /// Whether the index in `dir` is as a clean stop has left it; `None` if none has. Changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Locked`] when it is open elsewhere.
-    pub fn is_as_left(dir: &Path) -> Result<Option<bool>, StoreError> {
-        let _lock = DirLock::take(dir)?;
-        let number = generations(dir)?.into_iter().max().unwrap_or(1);
-        clean::holds(dir, &generation_dir(dir, number))
     }
 
     /// Like [`SledIndex::open`], but without reading what is there: it is removed.
@@ -103,7 +96,7 @@ impl SledIndex {
         let lock = DirLock::take(dir)?;
         clean::remove(dir)?;
         // Not an old number: threads of a sled that failed in this process may still write there.
-        let number = generations(dir)?.into_iter().max().map_or(1, |last| last + 1);
+        let number = FILES.newest(dir)?.map_or(1, |last| last + 1);
         Self::open_generation(dir, cache_bytes, number, lock)
     }
 
@@ -113,10 +106,10 @@ impl SledIndex {
         number: u64,
         lock: DirLock,
     ) -> Result<Self, StoreError> {
-        let marked = clean::verify(dir, &generation_dir(dir, number))?;
+        let marked = clean::verify(dir, &FILES.of(dir, number))?;
         let failed = Arc::new(AtomicBool::new(false));
         let generation = open_sled(dir, number, cache_bytes, &failed)?;
-        remove_generations_below(dir, number)?;
+        FILES.keep_only(dir, number)?;
         Ok(Self {
             dir: dir.to_path_buf(),
             cache_bytes,
@@ -145,7 +138,7 @@ impl SledIndex {
         if self.broken.load(Ordering::Acquire) {
             return Err(StoreError::poisoned(&self.dir, "sled panicked on damaged files"));
         }
-        guarded(&self.dir, op, f).inspect_err(|e| {
+        guarded("sled", &self.dir, op, || f().map_err(failure)).inspect_err(|e| {
             self.failed.store(true, Ordering::Release);
             if matches!(e, StoreError::Corrupt { .. }) {
                 self.broken.store(true, Ordering::Release);
@@ -241,7 +234,7 @@ impl Index for SledIndex {
         drop(state);
         // sled may panic once more in dropping what it panicked on.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        remove_generations_below(&self.dir, number)
+        FILES.keep_only(&self.dir, number)
     }
 
     fn mark_clean(&self, payload: &[u8]) -> Result<(), StoreError> {
@@ -249,7 +242,7 @@ impl Index for SledIndex {
         self.call("flush", || state.db.flush())?;
         // Before the file is there: if writing it fails half-way, a later write still removes it.
         self.marked.store(true, Ordering::Release);
-        clean::write(&self.dir, &generation_dir(&self.dir, state.number), payload)
+        clean::write(&self.dir, &FILES.of(&self.dir, state.number), payload)
     }
 
     fn take_clean(&self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -266,105 +259,26 @@ fn open_sled(
     cache_bytes: u64,
     failed: &Arc<AtomicBool>,
 ) -> Result<Generation, StoreError> {
-    let path = generation_dir(dir, number);
+    let path = FILES.of(dir, number);
     let cache_bytes = cache_bytes.max(MIN_CACHE_BYTES);
     let config = sled::Config::new().path(&path).cache_capacity(cache_bytes).flush_every_ms(None);
-    let db = guarded(&path, "open", || config.open())?;
+    let db = guarded("sled", &path, "open", || config.open().map_err(failure))?;
     let released = Released { file: path.join("db"), failed: Arc::clone(failed) };
     let generation = Generation { number, db, _released: released };
     disk::sync(dir)?;
     Ok(generation)
 }
 
-fn guarded<T>(
-    path: &Path,
-    op: &'static str,
-    f: impl FnOnce() -> sled::Result<T>,
-) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(e))) if !means_damage(e.kind()) => Err(StoreError::io(op, path, &e)),
-        Ok(Err(e)) => Err(corrupt(path, &format!("sled could not {op} it: {e}"))),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            let text = text.unwrap_or("no message");
-            Err(corrupt(path, &format!("sled could not {op} it and panicked: {text}")))
-        }
+fn failure(error: sled::Error) -> Failure {
+    match error {
+        sled::Error::Io(error) => Failure::Io(error),
+        error => Failure::Damage(error.to_string()),
     }
-}
-
-fn means_damage(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-}
-
-/// Damage in the index, which can always be rebuilt. sled does not say where in its files.
-fn corrupt(path: &Path, what: &str) -> StoreError {
-    let what = format!("{what}. Wipe this index and rebuild it from the log");
-    StoreError::Corrupt { file: path.to_path_buf(), offset: 0, what }
-}
-
-/// The stored form of a value: a CRC-32 of key and value, then the value.
-fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(4 + value.len());
-    sealed.extend_from_slice(&entry_crc(key, value).to_le_bytes());
-    sealed.extend_from_slice(value);
-    sealed
-}
-
-fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
-    let (crc, value) = sealed.split_first_chunk()?;
-    (entry_crc(key, value) == u32::from_le_bytes(*crc)).then_some(value)
-}
-
-fn entry_crc(key: &[u8], value: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&(key.len() as u64).to_le_bytes());
-    hasher.update(key);
-    hasher.update(value);
-    hasher.finalize()
-}
-
-fn generation_dir(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("g{number}"))
-}
-
-fn generations(dir: &Path) -> Result<Vec<u64>, StoreError> {
-    let mut numbers = Vec::new();
-    for path in disk::list(dir)? {
-        let name = path.file_name().and_then(OsStr::to_str);
-        let digits = name.and_then(|name| name.strip_prefix('g'));
-        numbers.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
-    }
-    Ok(numbers)
-}
-
-fn remove_generations_below(dir: &Path, limit: u64) -> Result<(), StoreError> {
-    for number in generations(dir)?.into_iter().filter(|number| *number < limit) {
-        let path = generation_dir(dir, number);
-        fs::remove_dir_all(&path).map_err(|e| StoreError::io("remove", &path, &e))?;
-    }
-    disk::sync(dir)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_of_sled_is_damage_and_a_full_disk_is_not() {
-        let path = Path::new("index");
-        let panicked = guarded::<()>(path, "open", || panic!("page 7 is gone"));
-        let text = panicked.unwrap_err().to_string();
-        assert!(text.contains("page 7 is gone") && text.contains("rebuild it"), "{text}");
-        let full =
-            guarded::<()>(
-                path,
-                "write",
-                || Err(io::Error::from(io::ErrorKind::StorageFull).into()),
-            );
-        assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
-    }
 
     #[test]
     fn nothing_is_called_after_damage_until_a_wipe() {

@@ -24,6 +24,8 @@ pub struct FileLog {
     file: Box<dyn RawFile>,
     at: Position,
     unsynced: bool,
+    /// Bytes of the last segment that are durable.
+    synced: u64,
     poisoned: Option<String>,
     opened: Opened,
     frame: Vec<u8>,
@@ -68,6 +70,7 @@ impl FileLog {
             file: Box::new(file),
             at,
             unsynced: false,
+            synced: at.end,
             poisoned: None,
             opened,
             frame: Vec::new(),
@@ -79,6 +82,13 @@ impl FileLog {
     #[must_use]
     pub fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// The file being written, and how many bytes of it a power cut leaves: for whoever simulates
+    /// one. All other files are durable.
+    #[must_use]
+    pub fn durable(&self) -> (&Path, u64) {
+        (self.path(), self.synced)
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -105,6 +115,7 @@ impl FileLog {
                 self.segments.push(segment);
                 self.file = Box::new(file);
                 self.at.end = HEADER_BYTES as u64;
+                self.synced = self.at.end;
                 Ok(())
             }
             Err(full @ StoreError::Full { .. }) => {
@@ -171,6 +182,7 @@ impl Log for FileLog {
                 return Err(self.poison(error));
             }
             self.unsynced = false;
+            self.synced = self.at.end;
         }
         Ok(())
     }

@@ -50,6 +50,17 @@ impl Core {
         let genesis = genesis_of(&config);
         let none =
             snapshots.map_or(Ok(true), |found| Ok::<_, StoreError>(found.list()?.is_empty()))?;
+        let marker = index.take_clean()?;
+        let stopped = marker.as_deref().and_then(|bytes| decode::<Rest>(bytes).ok());
+        // A record damaged at the end looks like one that a crash has torn; after a clean stop it is not.
+        if let (Some(marker), Some(stop)) = (&marker, &stopped)
+            && stop.next > log.next()
+        {
+            // The next start has to know too.
+            index.mark_clean(marker)?;
+            let (last, indexed) = (log.next() - 1, stop.next - 1);
+            return Err(OpenError::LogLost { last, indexed });
+        }
         if log.next() == 1 && none {
             log.append(&encode(&Record::Genesis { digest: genesis }))?;
             log.sync()?;
@@ -57,7 +68,6 @@ impl Core {
         if log.first() == 1 && log.next() > 1 {
             check_genesis(log, genesis)?;
         }
-        let stopped = index.take_clean()?.and_then(|bytes| decode::<Rest>(&bytes).ok());
         if let Some(stop) = stopped.filter(|stop| stop.next == log.next()) {
             return Self::whole(config, stop, index);
         }

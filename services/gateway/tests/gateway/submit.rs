@@ -202,6 +202,7 @@ async fn refusals_and_failures_become_statuses() {
         (Refused::SenderFull { limit: 9 }, ResourceExhausted, "SENDER_FULL", "1000"),
         (Refused::IntrinsicGas { found, needed: 2 }, InvalidArgument, "INTRINSIC_GAS", ""),
         (Refused::GasLimit { found, limit: 2 }, InvalidArgument, "GAS_LIMIT", ""),
+        (Refused::VolumeFull { shard: ShardId(0) }, ResourceExhausted, "VOLUME_FULL", "5000"),
         (Refused::WrongShard { owner: ShardId(1), here: ShardId(0) }, Internal, "INTERNAL", ""),
     ];
     for (refused, code, outcome, pause) in refusals {

@@ -5,7 +5,7 @@ mod sites;
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::{Address, Bytes, TxKind, U256};
+use alloy_primitives::{Address, Bytes, TxKind, U256, keccak256};
 use alloy_signer_local::{MnemonicBuilder, PrivateKeySigner};
 use anyhow::{Context, bail, ensure};
 use tokio::sync::watch;
@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use crate::{
     args::{LoadArgs, Rate, Workload},
     drive::{Plan, drive},
-    report::progress,
     schedule::Schedule,
     sign::{Fees, Planned, Signing, addresses, keys},
     wire::Cluster,
@@ -34,6 +33,8 @@ const PRIORITY_FEE: u128 = 1_000_000;
 /// What a run needs.
 pub struct Ready {
     pub world: World,
+    /// Who is paid, if not those who send.
+    pub payees: Option<World>,
     pub keys: Arc<Vec<PrivateKeySigner>>,
     /// Next nonce of each account.
     pub nonces: Vec<u64>,
@@ -61,6 +62,7 @@ pub(crate) struct Stage<'a> {
     pub cluster: &'a Cluster,
     pub fees: Fees,
     pub timeout: Duration,
+    pub quiet: bool,
     pub stop: &'a mut watch::Receiver<bool>,
 }
 
@@ -92,6 +94,7 @@ impl Stage<'_> {
             drain: self.timeout,
             name,
             fail_fast: true,
+            quiet: self.quiet,
         };
         let outcome = drive(self.cluster, &senders, signing.ready, plan, self.stop)
             .await
@@ -135,6 +138,11 @@ fn fees(cluster: &Cluster, args: &LoadArgs) -> Fees {
     }
 }
 
+/// The address of an account that is only paid, with `--payees`.
+pub fn payee(number: u32) -> Address {
+    Address::from_word(keccak256(format!("atoll payee {number}")))
+}
+
 /// Makes everything that the run needs.
 pub async fn prepare(
     cluster: &Cluster,
@@ -147,6 +155,14 @@ pub async fn prepare(
     let all = addresses(&keys);
     let placed = cluster.shards_of(&all).await?;
     let world = World::new(cluster.shards, all, placed);
+    let paid = match args.payees {
+        Some(count) => {
+            let all: Vec<_> = (0..count).map(payee).collect();
+            let placed = cluster.shards_of(&all).await?;
+            Some(World::new(cluster.shards, all, placed))
+        }
+        None => None,
+    };
     // Keys of a new seed have never been used.
     let nonces = if args.seed.is_some() {
         let accounts = cluster.accounts(world.addresses()).await?;
@@ -154,7 +170,7 @@ pub async fn prepare(
     } else {
         vec![0; keys.len()]
     };
-    let mut stage = Stage { cluster, fees, timeout: args.setup_timeout, stop };
+    let mut stage = Stage { cluster, fees, timeout: args.setup_timeout, quiet: args.quiet, stop };
     let build = contracts::plan(cluster, &world, args, seed).await?;
     let mut funders = funders(cluster, args).await?;
     let each = share(args, &funders, &fees)?;
@@ -172,7 +188,8 @@ pub async fn prepare(
     let contracts = build.build(&mut stage, &world, &mut cast, args).await?;
     cast.keys.truncate(args.accounts as usize);
     cast.nonces.truncate(args.accounts as usize);
-    Ok(Ready { world, keys: Arc::new(cast.keys), nonces: cast.nonces, contracts, fees })
+    let Cast { keys, nonces } = cast;
+    Ok(Ready { world, payees: paid, keys: Arc::new(keys), nonces, contracts, fees })
 }
 
 struct Funders {
@@ -226,7 +243,9 @@ fn share(args: &LoadArgs, funders: &Funders, fees: &Fees) -> anyhow::Result<U256
     );
     let skewed = args.zipf > 0.0 && matches!(args.workload, Workload::Amm | Workload::Mix);
     if most < enough {
-        progress("the funders cannot cover the fee caps of the whole run; accounts may run dry");
+        args.progress(
+            "the funders cannot cover the fee caps of the whole run; accounts may run dry",
+        );
     }
     Ok(if skewed { most } else { enough.min(most) })
 }

@@ -122,11 +122,19 @@ pub struct Contracts {
     pub hops: Option<Hops>,
 }
 
+/// Who and what takes part in a workload.
+#[derive(Clone, Copy)]
+pub struct Actors<'a> {
+    pub senders: &'a World,
+    /// Who is paid by payments.
+    pub payees: &'a World,
+    pub contracts: &'a Contracts,
+}
+
 /// The transactions of a workload.
 pub fn calls(
     workload: Workload,
-    world: &World,
-    contracts: &Contracts,
+    Actors { senders: world, payees, contracts }: Actors<'_>,
     cross: f64,
     zipf: f64,
     seed: u64,
@@ -134,7 +142,7 @@ pub fn calls(
     let mut rng = StdRng::seed_from_u64(seed);
     let cross = Cross::new(cross, world.shards());
     let missing = |what: &str| anyhow::anyhow!("no {what} deployed for this workload");
-    let transfer = |rng: &mut StdRng| Transfer::new(world, cross, zipf, rng);
+    let transfer = |rng: &mut StdRng| Transfer::new(world, payees, cross, zipf, rng);
     let erc20 = |rng: &mut StdRng| Erc20::new(world, &contracts.tokens, cross, zipf, rng);
     let amm = |rng: &mut StdRng| {
         let exchange = contracts.exchange.clone().ok_or(missing("exchange"))?;
@@ -201,7 +209,8 @@ pub(crate) mod tests {
 
     fn generate(workload: Workload, world: &World, cross: f64, zipf: f64, n: usize) -> Vec<Call> {
         let contracts = contracts(world.shards());
-        let (mut calls, mut rng) = calls(workload, world, &contracts, cross, zipf, 42).unwrap();
+        let actors = Actors { senders: world, payees: world, contracts: &contracts };
+        let (mut calls, mut rng) = calls(workload, actors, cross, zipf, 42).unwrap();
         (0..n).map(|_| calls.next(&mut rng)).collect()
     }
 
@@ -263,6 +272,24 @@ pub(crate) mod tests {
         for workload in [Workload::Transfer, Workload::Erc20, Workload::Amm, Workload::Multihop] {
             let calls = generate(workload, &world(10, 1), 100.0, 0.0, 100);
             assert!(calls.iter().all(|call| !call.crosses), "{workload:?}");
+        }
+    }
+
+    #[test]
+    fn payees_are_paid_and_nobody_else() {
+        let (senders, contracts) = (world(20, 4), contracts(4));
+        let addresses: Vec<_> = (0..100).map(crate::payee).collect();
+        let placed = (0..100).map(|i| i % 4).collect();
+        let payees = World::new(4, addresses, placed);
+        for cross in [0.0, 100.0] {
+            let actors = Actors { senders: &senders, payees: &payees, contracts: &contracts };
+            let (mut calls, mut rng) = calls(Workload::Transfer, actors, cross, 0.0, 1).unwrap();
+            for _ in 0..200 {
+                let call = calls.next(&mut rng);
+                let index = payees.addresses().iter().position(|payee| *payee == call.to);
+                let crosses = payees.shard(index.unwrap() as u32) != senders.shard(call.sender);
+                assert_eq!((crosses, call.crosses), (cross > 0.0, cross > 0.0));
+            }
         }
     }
 

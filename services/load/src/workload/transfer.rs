@@ -1,33 +1,36 @@
-use alloy_primitives::{Bytes, U256};
+use alloy_primitives::{Address, Bytes, U256};
 use rand::rngs::StdRng;
 
 use super::{Call, Calls, Cross, Rotation, Skew, TRANSFER_GAS, World};
 
-/// Payments of 1,000 wei between the accounts. All send in turn; whom they pay is skewed. A payment
-/// to another shard is a credit.
+/// Payments of 1,000 wei. All accounts send in turn; whom they pay is skewed. A payment to another
+/// shard is a credit.
 pub struct Transfer {
     world: World,
+    payees: World,
     senders: Rotation,
     receivers: Skew,
     cross: Cross,
 }
 
 impl Transfer {
-    pub fn new(world: &World, cross: Cross, zipf: f64, rng: &mut StdRng) -> Self {
+    pub fn new(world: &World, payees: &World, cross: Cross, zipf: f64, rng: &mut StdRng) -> Self {
         Self {
             senders: Rotation::new(world.members(|_| true), rng),
-            receivers: Skew::new(world, zipf),
+            receivers: Skew::new(payees, zipf),
             world: world.clone(),
+            payees: payees.clone(),
             cross,
         }
     }
 
     /// Somebody of the sender's shard, but not himself if there is anybody else.
-    fn neighbour(&self, sender: u32, rng: &mut StdRng) -> u32 {
-        let shard = self.world.shard(sender);
-        match self.receivers.within(shard, rng) {
-            Some(drawn) if drawn != sender => drawn,
-            _ => self.after(sender, shard).unwrap_or(sender),
+    fn neighbour(&self, sender: u32, rng: &mut StdRng) -> Address {
+        let (shard, address) = (self.world.shard(sender), self.world.address(sender));
+        let drawn = self.receivers.within(shard, rng).map(|drawn| self.payees.address(drawn));
+        match drawn {
+            Some(drawn) if drawn != address => drawn,
+            _ => self.after(sender, shard).map_or(address, |next| self.world.address(next)),
         }
     }
 
@@ -43,15 +46,17 @@ impl Calls for Transfer {
     fn next(&mut self, rng: &mut StdRng) -> Call {
         let sender = self.senders.turn().unwrap_or_default();
         let shard = self.world.shard(sender);
-        let away = self.cross.draw(rng).then(|| self.receivers.outside(shard, rng));
-        let receiver = away.flatten().unwrap_or_else(|| self.neighbour(sender, rng));
+        let away = self.cross.draw(rng).then(|| self.receivers.outside(shard, rng)).flatten();
         Call {
             sender,
-            to: self.world.address(receiver),
+            to: match away {
+                Some(away) => self.payees.address(away),
+                None => self.neighbour(sender, rng),
+            },
             value: U256::from(1_000),
             input: Bytes::new(),
             gas_limit: TRANSFER_GAS,
-            crosses: self.world.shard(receiver) != shard,
+            crosses: away.is_some(),
         }
     }
 }

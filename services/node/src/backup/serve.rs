@@ -23,6 +23,8 @@ use crate::config::Chain;
 /// there. Each attempt looks twice as far.
 const FIRST_MARGIN: u64 = 4;
 const ATTEMPTS: u32 = 8;
+/// How long snapshots that are being written already are waited for: hours, for a state that large.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// How long one call waits before it is repeated.
 const WAIT: Duration = Duration::from_secs(20);
 /// Calls that wait for a snapshot, one after another: hours, for a state that large.
@@ -67,6 +69,8 @@ impl AdminService for Admin {
             beacon: self.beacon.clone(),
             states: self.states.clone(),
             chain: self.chain.clone(),
+            patience: PATIENCE,
+            pause: PAUSE,
         };
         tokio::spawn(async move {
             let _alone = alone;
@@ -88,6 +92,17 @@ struct Work {
     beacon: BeaconClient,
     states: Vec<StateClient>,
     chain: Chain,
+    patience: Duration,
+    /// Between two questions.
+    pause: Duration,
+}
+
+/// Why there are no snapshots at a cut.
+#[derive(Debug)]
+enum Missed {
+    /// This one is writing another.
+    Busy(String),
+    Failed(anyhow::Error),
 }
 
 impl Work {
@@ -109,34 +124,82 @@ impl Work {
         Ok(())
     }
 
-    /// Snapshots of all at one cut.
+    /// Snapshots of all at one cut. An attempt is one that nobody was busy for.
     async fn take(&self) -> anyhow::Result<(u64, SnapshotTaken, Vec<SnapshotTaken>)> {
-        let mut last = None;
-        for attempt in 0..ATTEMPTS {
-            let head = self.beacon.head.call(Context::none().with_timeout(WAIT), Head).await;
-            let head = head.context("the beacon does not answer")?.block.number();
-            let cut = head + (FIRST_MARGIN << attempt);
-            match self.take_at(cut).await {
-                Ok((beacon, states)) => return Ok((cut, beacon, states)),
-                Err(error) => last = Some(error),
+        let mut busy = String::new();
+        let taking = async {
+            let mut attempt = 0;
+            loop {
+                self.until_idle(&mut busy).await;
+                let head = self.beacon.head.call(Context::none().with_timeout(WAIT), Head).await;
+                let head = head.context("the beacon does not answer")?.block.number();
+                let cut = head + (FIRST_MARGIN << attempt);
+                match self.take_at(cut).await {
+                    Ok((beacon, states)) => return Ok((cut, beacon, states)),
+                    Err(Missed::Busy(who)) => busy = who,
+                    Err(Missed::Failed(error)) if attempt + 1 == ATTEMPTS => {
+                        return Err(error).context("no cut was found that all take");
+                    }
+                    Err(Missed::Failed(_)) => attempt += 1,
+                }
+                tracing::info!(cut, "no snapshots at this cut; trying a later one");
+                tokio::time::sleep(self.pause).await;
             }
-            tracing::info!(cut, "no snapshots at this cut; trying a later one");
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(last.context("nothing was tried")?).context("no cut was found that all take")
+        };
+        let taken = tokio::time::timeout(self.patience, taking).await;
+        taken.unwrap_or_else(|_| {
+            let who = if busy.is_empty() { "nobody" } else { &busy };
+            let patience = self.patience;
+            bail!("no backup within {patience:?}; last to be busy with another snapshot: {who}")
+        })
     }
 
-    async fn take_at(&self, cut: u64) -> anyhow::Result<(SnapshotTaken, Vec<SnapshotTaken>)> {
+    /// Waits until nobody writes a snapshot; notes who does.
+    async fn until_idle(&self, busy: &mut String) {
+        // About a cut that was passed long ago: the answer is whether another is being written.
+        let context = || Context::none().with_timeout(WAIT);
+        loop {
+            let states = self.states.iter().map(|state| async {
+                let answer = state.take_snapshot.call(context(), TakeSnapshot { cut: 0 }).await;
+                matches!(answer, Err(StateError::SnapshotBusy { .. }))
+            });
+            let beacon = self.beacon.take_snapshot.call(context(), TakeBeaconSnapshot { block: 0 });
+            let (beacon, states) = futures::join!(beacon, futures::future::join_all(states));
+            if let Some(id) = states.iter().position(|is_busy| *is_busy) {
+                *busy = format!("shard {id}");
+            } else if matches!(beacon, Err(BeaconError::SnapshotBusy { .. })) {
+                "the beacon".clone_into(busy);
+            } else {
+                return;
+            }
+            tokio::time::sleep(self.pause).await;
+        }
+    }
+
+    async fn take_at(&self, cut: u64) -> Result<(SnapshotTaken, Vec<SnapshotTaken>), Missed> {
         let states = self.states.iter().enumerate().map(|(id, state)| async move {
-            let no = |error: &StateError| matches!(error, StateError::NoSnapshot { .. });
+            let no = |error: &StateError| {
+                matches!(error, StateError::NoSnapshot { .. } | StateError::SnapshotBusy { .. })
+            };
             let taken = ask(&state.take_snapshot, || TakeSnapshot { cut }, no).await;
-            taken.with_context(|| format!("shard {id}"))
+            taken.map_err(|error| {
+                let who = format!("shard {id}");
+                match error {
+                    StateError::SnapshotBusy { .. } => Missed::Busy(who),
+                    error => Missed::Failed(anyhow::Error::from(error).context(who)),
+                }
+            })
         });
         let beacon = async {
-            let no = |error: &BeaconError| matches!(error, BeaconError::NoSnapshot { .. });
+            let no = |error: &BeaconError| {
+                matches!(error, BeaconError::NoSnapshot { .. } | BeaconError::SnapshotBusy { .. })
+            };
             let taken =
                 ask(&self.beacon.take_snapshot, || TakeBeaconSnapshot { block: cut }, no).await;
-            taken.context("the beacon")
+            taken.map_err(|error| match error {
+                BeaconError::SnapshotBusy { .. } => Missed::Busy("the beacon".to_owned()),
+                error => Missed::Failed(anyhow::Error::from(error).context("the beacon")),
+            })
         };
         let all = futures::future::try_join_all(states);
         let (beacon, states) = futures::future::try_join(beacon, all).await?;
@@ -149,7 +212,7 @@ async fn ask<M>(
     link: &Link<M>,
     message: impl Fn() -> M,
     no: impl Fn(&M::Error) -> bool,
-) -> anyhow::Result<SnapshotTaken>
+) -> Result<SnapshotTaken, M::Error>
 where
     M: Rpc<Reply = SnapshotTaken>,
 {
@@ -158,7 +221,7 @@ where
         let context = Context::none().with_timeout(WAIT);
         match link.call(context, message()).await {
             Ok(taken) => return Ok(taken),
-            Err(error) if no(&error) || calls >= CALLS => return Err(error.into()),
+            Err(error) if no(&error) || calls >= CALLS => return Err(error),
             Err(_) => calls += 1,
         }
         tokio::time::sleep(PAUSE).await;
@@ -207,3 +270,6 @@ async fn send(sender: &Sender, item: Item) -> anyhow::Result<()> {
     let sent = sender.send(Ok(BackupResponse { item: Some(item) })).await;
     sent.ok().context("the reader of the backup has gone")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::{
 use atoll_commit::Owner;
 use atoll_state::TreeConfig;
 use atoll_store::{
-    FrozenLog, Index, Log as _, MemoryIndex, SledIndex, Snapshots, StoreError, read_snapshot,
+    Backend, FrozenLog, Index, Log as _, MemoryIndex, Snapshots, StoreError, read_snapshot,
 };
 use atoll_types::{BeaconBlock, U256, decode, encode};
 use serde::Serialize;
@@ -135,22 +135,26 @@ impl Part {
         Ok(())
     }
 
-    /// Whether the index can be used as it is.
-    fn index(&mut self, dir: &Path) -> Result<bool, StoreError> {
+    /// Whose the index is, if it can be used as it is.
+    fn index(&mut self, dir: &Path) -> Result<Option<Backend>, StoreError> {
         let rebuilt = "the next start rebuilds it";
         if !dir.is_dir() {
             self.good("index", format!("none; {rebuilt}"));
-            return Ok(false);
+            return Ok(None);
         }
-        match SledIndex::is_as_left(dir)? {
+        let Some(backend) = Backend::found(dir)? else {
+            self.good("index", format!("empty; {rebuilt}"));
+            return Ok(None);
+        };
+        match backend.is_as_left(dir)? {
             None => self.good("index", format!("no marker of a clean stop; {rebuilt}")),
             Some(false) => {
                 let what = "is not as the clean stop has left it: look at the disk";
                 self.bad("index", format!("{} {what}; {rebuilt}", dir.display()));
             }
-            Some(true) => return Ok(true),
+            Some(true) => return Ok(Some(backend)),
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Runs the log on what the newest snapshot holds, and compares what comes out with the index.
@@ -159,7 +163,7 @@ impl Part {
         known: (&Chain, &Genesis),
         log: &mut FrozenLog,
         snapshots: &Snapshots,
-        marked: bool,
+        marked: Option<Backend>,
     ) -> anyhow::Result<()> {
         if log.next() == 1 && log.opened().records == 0 && snapshots.list()?.is_empty() {
             self.good("replay", "nothing to run");
@@ -177,8 +181,8 @@ impl Part {
                 return Ok(());
             }
         };
-        if marked {
-            self.compare(&self.dir.join("index"), index.as_ref(), same)?;
+        if let Some(backend) = marked {
+            self.compare(backend, &self.dir.join("index"), index.as_ref(), same)?;
         }
         Ok(())
     }
@@ -242,8 +246,14 @@ impl Part {
     }
 
     /// Compares an index, and its marker of a clean stop, with what a replay has made.
-    fn compare(&mut self, dir: &Path, replayed: &dyn Index, same: Same) -> anyhow::Result<()> {
-        let index = match SledIndex::open(dir, CACHE_BYTES) {
+    fn compare(
+        &mut self,
+        backend: Backend,
+        dir: &Path,
+        replayed: &dyn Index,
+        same: Same,
+    ) -> anyhow::Result<()> {
+        let index = match backend.open(dir, CACHE_BYTES) {
             Ok(index) => index,
             Err(error) => {
                 self.bad("index", error);
@@ -251,7 +261,7 @@ impl Part {
             }
         };
         let marker = index.take_clean()?.unwrap_or_default();
-        let differing = differing(&index, replayed);
+        let differing = differing(&*index, replayed);
         // It is used as it is at the next start, as it would have been.
         if let Err(error) = index.mark_clean(&marker) {
             self.bad(

@@ -329,7 +329,9 @@ fn may_retry(status: &Status) -> bool {
     let code = status.code();
     let later = status.metadata().contains_key("grpc-retry-pushback-ms");
     matches!(code, Code::Unavailable | Code::Unknown)
-        || code == Code::ResourceExhausted && later && outcome(status) != Some("SENDER_FULL")
+        || code == Code::ResourceExhausted
+            && later
+            && !matches!(outcome(status), Some("SENDER_FULL" | "VOLUME_FULL"))
 }
 
 fn pause(status: &Status) -> Duration {
@@ -343,6 +345,9 @@ fn advice(status: &Status) -> Option<&'static str> {
         Some("NONCE_TOO_LOW") => "leave out --nonce to use the next one",
         Some("NONCE_TOO_FAR" | "SENDER_FULL") => {
             "wait until the sender's earlier transactions are executed"
+        }
+        Some("VOLUME_FULL") => {
+            "whoever runs that shard has to make room on its disk; then try again"
         }
         Some("INSUFFICIENT_FUNDS") => {
             "`atoll account ADDR` shows the balance; --gas and --max-fee count too"

@@ -4,20 +4,23 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 use atoll::backup::{BackupArgs, RestoreArgs, backup, restore};
+use atoll_tests::{
+    audit::{audit, holder},
+    processes::{BEACON, Process, Processes, SHARDS, shard_name, until},
+};
 use atoll_wire::v1::{TransactionFinality, TransactionReceipt};
 
 use crate::{
-    audit::{audit, holder},
+    ATOLL,
     ledger::{Acks, balance_the_books},
-    lone_beacon, on,
-    processes::{BEACON, Process, Processes, SHARDS, shard_name, until},
+    lone_beacon, on, start,
     traffic::{COUNT, Traffic},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_restores_a_cluster_that_goes_on() {
     let mut traffic = Traffic::new().expect("keys");
-    let cluster = Processes::start(traffic.balances(), traffic.placement()).await;
+    let cluster = start(traffic.balances(), traffic.placement()).await;
     on(cluster.expect("a cluster"), async |cluster| {
         let api = cluster.api.clone();
         traffic.deploy(&api).await.context("deploy")?;
@@ -51,7 +54,7 @@ async fn a_backup_under_load_restores_a_cluster_that_goes_on() {
         let burned = balance_the_books(cluster, &receipts).await?;
         again.still(&api, &before).await?;
         cluster.stop().await?;
-        audit(cluster, burned)
+        audit(cluster, Some(burned))
     })
     .await;
 }
@@ -71,7 +74,7 @@ fn restore_all(cluster: &Processes, out: &Path) -> anyhow::Result<()> {
 }
 
 fn check(dir: &Path, config: &Path) -> anyhow::Result<(bool, String)> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+    let mut command = Command::new(ATOLL);
     let ended = command.arg("check").arg(dir).arg("--config").arg(config).output()?;
     let said = [&ended.stdout[..], &ended.stderr[..]].concat();
     Ok((ended.status.success(), String::from_utf8(said)?))
@@ -79,16 +82,25 @@ fn check(dir: &Path, config: &Path) -> anyhow::Result<(bool, String)> {
 
 #[tokio::test]
 async fn check_names_what_is_damaged_and_changes_nothing() -> anyhow::Result<()> {
+    for index in ["sled", "redb"] {
+        check_names_damage(index).await.context(index)?;
+    }
+    Ok(())
+}
+
+async fn check_names_damage(index: &str) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let config = lone_beacon(
         dir.path(),
         "chain_id = 1\nshards = 1\ngenesis_time_ms = 5\n\n[storage]\nsnapshot_cuts = 2\nsegment_bytes = 4096",
     )?;
-    let text = std::fs::read_to_string(&config)?.replace("[beacon]", "[beacon]\nheartbeat_ms = 20");
+    let text = std::fs::read_to_string(&config)?
+        .replace("[beacon]", "[beacon]\nheartbeat_ms = 20")
+        .replace("[storage]", &format!("[storage]\nindex = \"{index}\""));
     std::fs::write(&config, &text)?;
     let data = dir.path().join("data");
     let snapshots = data.join("beacon/snapshots");
-    let mut process = Process::start("beacon", &config, &dir.path().join("log"))?;
+    let mut process = Process::start(ATOLL.as_ref(), "beacon", &config, &dir.path().join("log"))?;
     process.started().await?;
     until("snapshots are taken and the log is cut", async || {
         let found = std::fs::read_dir(&snapshots)?.count();
@@ -108,7 +120,8 @@ async fn check_names_what_is_damaged_and_changes_nothing() -> anyhow::Result<()>
         if said.contains("as snapshot and log lead to") {
             return Ok(Some(()));
         }
-        let mut process = Process::start("beacon", &config, &dir.path().join("more"))?;
+        let mut process =
+            Process::start(ATOLL.as_ref(), "beacon", &config, &dir.path().join("more"))?;
         process.started().await?;
         process.terminate()?;
         ensure!(process.ended().await?.code() == Some(0));
@@ -160,7 +173,7 @@ async fn check_names_what_is_damaged_and_changes_nothing() -> anyhow::Result<()>
     bytes[middle] ^= 1;
     std::fs::write(&path, &bytes)?;
     std::fs::remove_dir_all(data.join("beacon/index"))?;
-    let mut process = Process::start("beacon", &config, &dir.path().join("again"))?;
+    let mut process = Process::start(ATOLL.as_ref(), "beacon", &config, &dir.path().join("again"))?;
     process.started().await?;
     ensure!(process.logged().contains("using the one before it"), "{}", process.logged());
     process.terminate()?;

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use atoll_tests::{
+    PATIENCE,
     api::{Api, word},
+    processes::{Processes, until},
     wallet::Signed,
 };
 use atoll_types::{Address, B256, U256};
@@ -19,7 +21,7 @@ use atoll_wire::v1::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::Code;
 
-use crate::processes::{PATIENCE, Processes, until};
+use crate::ATOLL;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -167,7 +169,9 @@ pub async fn offer(api: &Api, tx: &Signed) -> anyhow::Result<bool> {
     let outcome = status.metadata().get("atoll-outcome").and_then(|name| name.to_str().ok());
     match (status.code(), outcome) {
         (Code::AlreadyExists, _) | (_, Some("NONCE_TOO_LOW" | "UNDER_WAY")) => Ok(true),
-        (Code::ResourceExhausted | Code::Unavailable | Code::Unknown, _) => Ok(false),
+        (Code::ResourceExhausted | Code::Unavailable, _) => Ok(false),
+        // The gateway went while it was asked.
+        (Code::Unknown | Code::Cancelled, _) => Ok(false),
         _ => Err(status).with_context(|| format!("{} is not taken", tx.hash)),
     }
 }
@@ -288,7 +292,7 @@ async fn prove(cluster: &Processes, accounts: &BTreeSet<Address>) -> anyhow::Res
     for account in accounts.iter().step_by(accounts.len().div_ceil(6)) {
         let (address, url) = (account.to_string(), cluster.url());
         let line = ["proof", &address, "0", "--target", &url, "--min-cut", &head, "--json"];
-        let run = std::process::Command::new(env!("CARGO_BIN_EXE_atoll")).args(line).output()?;
+        let run = std::process::Command::new(ATOLL).args(line).output()?;
         let said = String::from_utf8_lossy(&run.stderr);
         ensure!(run.status.success(), "no proof of {address}: {said}");
         let proven: serde_json::Value = serde_json::from_slice(&run.stdout)?;

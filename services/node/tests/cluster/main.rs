@@ -1,10 +1,8 @@
 //! Real processes on loopback: load, kill -9 in the middle of it, stop, start again, and what an
 //! operator gets wrong.
 
-mod audit;
 mod keeping;
 mod ledger;
-mod processes;
 mod traffic;
 
 use std::{collections::BTreeMap, path::Path};
@@ -12,14 +10,20 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context as _, ensure};
 use atoll::config::Role;
 use atoll_load::LoadArgs;
+use atoll_tests::{
+    audit::audit,
+    processes::{BEACON, Plan, Process, Processes, role_name, shard_name, until},
+};
+use atoll_types::Address;
 use clap::Parser;
 
 use crate::{
-    audit::audit,
     ledger::{Acks, balance_the_books},
-    processes::{BEACON, Process, Processes, role_name, shard_name, until},
     traffic::{COUNT, Traffic},
 };
+
+/// The binary.
+const ATOLL: &str = env!("CARGO_BIN_EXE_atoll");
 
 /// Runs a scenario. If it fails, the panic comes while the processes are there, so that they show
 /// what they have logged.
@@ -30,6 +34,14 @@ async fn on(
     if let Err(error) = scenario(&mut cluster).await {
         panic!("{error:?}");
     }
+}
+
+/// A cluster whose genesis has these accounts besides the development ones.
+async fn start(
+    balances: BTreeMap<Address, String>,
+    placement: BTreeMap<Address, u16>,
+) -> anyhow::Result<Processes> {
+    Processes::start(Plan::new(ATOLL.as_ref(), balances, placement)?).await
 }
 
 #[derive(Parser)]
@@ -51,7 +63,7 @@ async fn load(url: &str, workload: &str, seed: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_keeps_the_supply_and_a_restarted_cluster_goes_on() {
-    let cluster = Processes::start(BTreeMap::new(), BTreeMap::new()).await.expect("a cluster");
+    let cluster = start(BTreeMap::new(), BTreeMap::new()).await.expect("a cluster");
     on(cluster, async |cluster| {
         let acks = Acks::watch(&cluster.api).await?;
         for (workload, seed) in [("transfer", "1"), ("erc20", "2"), ("multihop", "3")] {
@@ -82,7 +94,7 @@ async fn load_keeps_the_supply_and_a_restarted_cluster_goes_on() {
         acks.hold(&cluster.api).await?;
         let burned = balance_the_books(cluster, &acks.complete(cluster).await?).await?;
         cluster.stop().await?;
-        audit(cluster, burned)
+        audit(cluster, Some(burned))
     })
     .await;
 }
@@ -95,7 +107,7 @@ struct Blow {
 
 async fn killed_under_load(blow: Blow) {
     let mut traffic = Traffic::new().expect("keys");
-    let cluster = Processes::start(traffic.balances(), traffic.placement()).await;
+    let cluster = start(traffic.balances(), traffic.placement()).await;
     on(cluster.expect("a cluster"), async |cluster| {
         let api = cluster.api.clone();
         traffic.deploy(&api).await.context("deploy")?;
@@ -122,7 +134,7 @@ async fn killed_under_load(blow: Blow) {
         traffic.check_links(cluster, &receipts).await?;
         let burned = balance_the_books(cluster, &receipts).await?;
         cluster.stop().await?;
-        audit(cluster, burned)
+        audit(cluster, Some(burned))
     })
     .await;
 }
@@ -157,6 +169,46 @@ async fn everything_killed_under_load() {
     killed_under_load(Blow { victims, goes_on: None }).await;
 }
 
+/// Power cuts of the machine that everything stands on, if the data is on a file system that can do
+/// them: `docs/reliability.md` says how.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_power_is_cut_under_load() {
+    const CUTS: usize = 4;
+    let Some(switch) = std::env::var_os("ATOLL_POWER") else {
+        println!("skipped: ATOLL_POWER does not name the switch of a forgetful file system");
+        return;
+    };
+    let seed: u64 = std::env::var("ATOLL_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    let mut traffic = Traffic::new().expect("keys");
+    let cluster = start(traffic.balances(), traffic.placement()).await;
+    on(cluster.expect("a cluster"), async |cluster| {
+        let api = cluster.api.clone();
+        traffic.deploy(&api).await.context("deploy")?;
+        let acks = Acks::watch(&api).await?;
+        let mut load = traffic.start(&api, seed)?;
+        for cut in 1..=CUTS {
+            acks.reach(COUNT * cut / (CUTS + 1)).await?;
+            cluster.kill(&Processes::all())?;
+            let seed = seed * 1_000 + cut as u64;
+            std::fs::write(&switch, seed.to_string()).context("the switch")?;
+            cluster.launch(&Processes::all()).await?;
+            cluster.ready().await.with_context(|| format!("after the cut with seed {seed}"))?;
+            acks.hold(&api).await.context("an acknowledgement did not hold")?;
+        }
+        while let Some(sender) = load.join_next().await {
+            sender?.context("the load does not finish")?;
+        }
+        traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
+        acks.hold(&api).await.context("an acknowledgement did not hold")?;
+        let receipts = traffic.receipts(&api).await?;
+        traffic.check_links(cluster, &receipts).await?;
+        let burned = balance_the_books(cluster, &receipts).await?;
+        cluster.stop().await?;
+        audit(cluster, Some(burned))
+    })
+    .await;
+}
+
 /// A process with a beacon and nothing else.
 fn lone_beacon(dir: &Path, chain: &str) -> std::io::Result<std::path::PathBuf> {
     let file = dir.join("beacon.toml");
@@ -173,9 +225,11 @@ const CHAIN: &str = "chain_id = 1\nshards = 1\ngenesis_time_ms = 5";
 async fn a_second_process_on_a_data_directory_is_refused() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let config = lone_beacon(dir.path(), CHAIN)?;
-    let mut first = Process::start("first", &config, &dir.path().join("first.log"))?;
+    let mut first =
+        Process::start(ATOLL.as_ref(), "first", &config, &dir.path().join("first.log"))?;
     first.started().await?;
-    let mut second = Process::start("second", &config, &dir.path().join("second.log"))?;
+    let mut second =
+        Process::start(ATOLL.as_ref(), "second", &config, &dir.path().join("second.log"))?;
     assert_eq!(second.ended().await?.code(), Some(1));
     let (logged, log) = (second.logged(), dir.path().join("data/beacon"));
     for words in ["error: ", "cannot open", "is in use by another process", &log.to_string_lossy()]
@@ -185,7 +239,8 @@ async fn a_second_process_on_a_data_directory_is_refused() -> anyhow::Result<()>
     // The first one is unharmed, and when it has gone another one can have the directory.
     first.terminate()?;
     assert_eq!(first.ended().await?.code(), Some(0));
-    let mut third = Process::start("third", &config, &dir.path().join("third.log"))?;
+    let mut third =
+        Process::start(ATOLL.as_ref(), "third", &config, &dir.path().join("third.log"))?;
     third.started().await
 }
 
@@ -193,7 +248,7 @@ async fn a_second_process_on_a_data_directory_is_refused() -> anyhow::Result<()>
 async fn a_configuration_with_an_unknown_key_is_refused() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let config = lone_beacon(dir.path(), &CHAIN.replace("shards", "shard_s"))?;
-    let mut process = Process::start("process", &config, &dir.path().join("log"))?;
+    let mut process = Process::start(ATOLL.as_ref(), "process", &config, &dir.path().join("log"))?;
     assert_eq!(process.ended().await?.code(), Some(1));
     let logged = process.logged();
     for words in ["error: ", "line 5", "shard_s", "did you mean `shards`?", "beacon.toml"] {

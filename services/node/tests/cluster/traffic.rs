@@ -7,6 +7,7 @@ use anyhow::ensure;
 use atoll_tests::{
     api::Api,
     contracts::{Hop, Token, hop, token},
+    processes::{Processes, SHARDS},
     wallet::{Plan, Signed, Wallet},
 };
 use atoll_types::{Address, U256};
@@ -14,10 +15,7 @@ use atoll_wire::v1::TransactionReceipt;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::task::JoinSet;
 
-use crate::{
-    ledger::bring_about,
-    processes::{Processes, SHARDS},
-};
+use crate::ledger::bring_about;
 
 const SENDERS: u64 = 12;
 /// Each time every sender pays somebody, sends tokens, and calls the hot chain of contracts.

@@ -138,8 +138,8 @@ impl Core {
         let gas: HashMap<B256, u64> =
             effects.receipts.iter().map(|r| (r.tx, r.executed.gas_used)).collect();
         for receipt in effects.receipts {
-            let cut = receipt.round + 1;
-            self.keep(receipt, cut, Finality::Final);
+            // What it did is of the cut after its round, but other shards show it from this one on.
+            self.keep(receipt, number, Finality::Final);
         }
         if let Some(head) = effects.anchored {
             self.events.anchor(head, number);

@@ -139,7 +139,7 @@ impl Core {
         receivers.flat_map(|to| self.owner.credits_after(to, known(to))).collect()
     }
 
-    pub(crate) fn sync(&self, after: u64) -> SyncReply {
+    pub(crate) fn sync(&self, after: u64, full: bool) -> SyncReply {
         let changes = self.changes.after(after);
         let cuts =
             changes.as_ref().map(|changes| changes.iter().filter(|c| c.cut.is_some()).count());
@@ -150,6 +150,7 @@ impl Core {
                 .unwrap_or_else(|| vec![self.changes.everything(&self.owner, &self.quarantine)]),
             tip: self.tip(),
             env: self.owner.env(),
+            full,
         }
     }
 

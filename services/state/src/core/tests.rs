@@ -398,7 +398,7 @@ impl Stage {
         let read = Read { keys, codes, at: None, min_cut: 0 };
         let read = self.core.read(&read).unwrap();
         let statuses = self.core.lookup(&Lookup { txs: self.txs.clone() }).unwrap().statuses;
-        let mut everything = self.core.sync(0).changes.remove(0);
+        let mut everything = self.core.sync(0, false).changes.remove(0);
         everything.number = 0;
         everything.fenced.sort_unstable();
         let anchor = self.core.owner().anchor();
@@ -601,7 +601,7 @@ fn a_transaction_that_panics_is_put_away_for_good() {
         let statuses = stage.core.lookup(&Lookup { txs: vec![local, grouped] }).unwrap().statuses;
         let dropped = Some(TxStatus::Dropped { reason: PANICS.to_owned() });
         assert_eq!(statuses, [dropped.clone(), dropped], "{round}");
-        let everything = stage.core.sync(0).changes.remove(0);
+        let everything = stage.core.sync(0, false).changes.remove(0);
         assert_eq!(everything.quarantined, [local, grouped], "{round}");
         if round % 2 == 0 { stage.crash() } else { stage.stop() }
     }

@@ -189,6 +189,10 @@ fn a_group_of_an_earlier_round_that_commits_late_is_in_the_root() {
         block.decisions.push(Decision { group: plan.id, verdict });
         block.settled = committed;
     });
+    // Who waits for the receipt's cut on another shard has to wait for the decision.
+    let lookup = Lookup { txs: vec![*shared.tx.hash()] };
+    let status = stage.core.lookup(&lookup).unwrap().statuses.remove(0);
+    assert!(matches!(status, Some(TxStatus::Done(event)) if event.cut == committed));
     let (root, held) = (stage.newest(), stage.core.history.oldest());
     stage.stop();
     stage.core.history = crate::history::History::starting_at(held);

@@ -15,17 +15,18 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use atoll::{
     config::{
-        Addresses, Admin, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress,
-        Storage,
+        Addresses, Admin, Beacon, Chain, Config, Gateway, IndexKind, Limits, Role, Shard,
+        ShardAddress, Storage,
     },
     genesis::Genesis,
 };
-use atoll_tests::{CHAIN_ID, api::Api};
 use atoll_types::{Address, Placement};
 use atoll_wire::v1::ledger_service_client::LedgerServiceClient;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tonic::transport::Endpoint;
+
+use crate::{CHAIN_ID, PATIENCE, api::Api};
 
 /// Number of shards. The last one is split.
 pub const SHARDS: u16 = 3;
@@ -35,20 +36,20 @@ pub const SPLIT: u16 = SHARDS - 1;
 pub const BEACON: &str = "beacon";
 pub const GATEWAY: &str = "gateway";
 /// Where the gateway's process serves operators.
-const ADMIN: &str = "admin";
+pub const ADMIN: &str = "admin";
+/// What clients are called where it says who reaches whom.
+pub const CLIENT: &str = "client";
 
 /// Clusters run one after another: each of them keeps a machine busy.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// How long anything may take. Machines that run tests are busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two looks at something that a process has to do.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A port of this machine that nobody listens on. They are taken from below those that the kernel
 /// gives to outgoing connections: else one of these could take the port of a process that is
 /// restarted, or connect to itself.
-fn free_port() -> anyhow::Result<SocketAddr> {
+pub fn free_port() -> anyhow::Result<SocketAddr> {
     const FIRST: u16 = 15_000;
     const COUNT: u16 = 17_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -88,11 +89,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `atoll node`; what it logs is added to `log`.
-    pub fn start(name: &str, config: &Path, log: &Path) -> anyhow::Result<Self> {
+    /// Runs `atoll node` with the binary `atoll`; what it logs is added to `log`.
+    pub fn start(atoll: &Path, name: &str, config: &Path, log: &Path) -> anyhow::Result<Self> {
+        Self::start_by(Command::new(atoll), name, config, log)
+    }
+
+    /// As [`Process::start`]; `command` runs the binary with the arguments that are added to it.
+    fn start_by(
+        mut command: Command,
+        name: &str,
+        config: &Path,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         let ours = |name: &str| name.starts_with("ATOLL_") || name.starts_with("OTEL_");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
         for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
             command.env_remove(name);
         }
@@ -147,8 +157,13 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&mut self, name: &str) -> anyhow::Result<()> {
         self.is_running()?;
-        let kill = format!("kill -TERM {}", self.child.id());
+        let kill = format!("kill -{name} {}", self.child.id());
         ensure!(Command::new("sh").args(["-c", &kill]).status()?.success(), "cannot `{kill}`");
         Ok(())
     }
@@ -168,11 +183,20 @@ impl Drop for Process {
     }
 }
 
-/// What all processes of a cluster are told.
+/// What all processes of a cluster are told, and where each of them runs.
 pub struct Plan {
+    /// The binary.
+    pub atoll: PathBuf,
     pub chain: Chain,
+    pub storage: Storage,
     /// Where each process listens.
-    listen: BTreeMap<String, SocketAddr>,
+    pub listen: BTreeMap<String, SocketAddr>,
+    /// Where the first process reaches the second one, if not where that listens.
+    pub detours: BTreeMap<(String, String), SocketAddr>,
+    /// Where a process keeps its data, if not in a directory of the cluster's.
+    pub data: BTreeMap<String, PathBuf>,
+    /// The network namespace that a process runs in, if not in that of its caller.
+    pub namespaces: BTreeMap<String, String>,
 }
 
 /// The name of a process that runs one role of the split shard.
@@ -185,7 +209,12 @@ pub fn shard_name(shard: u16) -> String {
 }
 
 impl Plan {
-    fn new(balances: BTreeMap<Address, String>, placement: BTreeMap<Address, u16>) -> Self {
+    /// Everything on loopback; the genesis has these accounts besides the development ones.
+    pub fn new(
+        atoll: &Path,
+        balances: BTreeMap<Address, String>,
+        placement: BTreeMap<Address, u16>,
+    ) -> anyhow::Result<Self> {
         let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let chain = Chain {
             chain_id: CHAIN_ID,
@@ -196,33 +225,53 @@ impl Plan {
             balances,
             placement,
         };
-        Self { chain, listen: BTreeMap::new() }
+        // So often that every restart goes through a snapshot, and that logs are cut.
+        let storage = Storage {
+            snapshot_cuts: 7,
+            segment_bytes: 16 << 10,
+            reserve_bytes: 1 << 20,
+            ..Storage::default()
+        };
+        let names = Self::names().into_iter().chain([ADMIN.to_owned()]);
+        let listen = names.map(|name| Ok((name, free_port()?)));
+        Ok(Self {
+            atoll: atoll.to_owned(),
+            chain,
+            storage,
+            listen: listen.collect::<anyhow::Result<_>>()?,
+            detours: BTreeMap::new(),
+            data: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+        })
     }
 
-    fn names() -> Vec<String> {
+    /// The names of all processes.
+    pub fn names() -> Vec<String> {
         let whole = (0..SHARDS).filter(|shard| *shard != SPLIT).map(shard_name);
         let split = Role::ALL.into_iter().map(role_name);
         let others = [BEACON, GATEWAY].map(str::to_owned);
         whole.chain(split).chain(others).collect()
     }
 
-    fn url(&self, name: &str) -> String {
-        format!("http://{}", self.listen[name])
+    /// Where `from` reaches `to`.
+    fn url(&self, from: &str, to: &str) -> String {
+        let detour = self.detours.get(&(from.to_owned(), to.to_owned()));
+        format!("http://{}", detour.unwrap_or(&self.listen[to]))
     }
 
-    fn addresses(&self) -> Addresses {
+    fn addresses(&self, from: &str) -> Addresses {
         let shard = |id| {
-            let role = |role| (id == SPLIT).then(|| self.url(&role_name(role)));
+            let role = |role| (id == SPLIT).then(|| self.url(from, &role_name(role)));
             ShardAddress {
                 id,
-                all: (id != SPLIT).then(|| self.url(&shard_name(id))),
+                all: (id != SPLIT).then(|| self.url(from, &shard_name(id))),
                 mempool: role(Role::Mempool),
                 executor: role(Role::Executor),
                 state: role(Role::State),
                 router: role(Role::Router),
             }
         };
-        let beacon = Some(self.url(BEACON));
+        let beacon = Some(self.url(from, BEACON));
         Addresses { beacon, shard: (0..SHARDS).map(shard).collect() }
     }
 
@@ -236,14 +285,15 @@ impl Plan {
             shard: Vec::new(),
             gateway: None,
             admin: None,
-            address: self.addresses(),
+            address: self.addresses(name),
             limits: Limits::default(),
-            // So often that every restart goes through a snapshot, and that logs are cut.
+            // Some of each index.
             storage: Storage {
-                snapshot_cuts: 7,
-                segment_bytes: 16 << 10,
-                reserve_bytes: 1 << 20,
-                ..Storage::default()
+                index: match name == BEACON || name == shard_name(1) {
+                    true => IndexKind::Redb,
+                    false => IndexKind::Sled,
+                },
+                ..self.storage.clone()
             },
         };
         let shard = |id, roles: &[Role]| Shard { id, roles: roles.to_vec(), listen: Some(listen) };
@@ -271,26 +321,25 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts a cluster whose genesis has these accounts besides the development ones.
-    pub async fn start(
-        balances: BTreeMap<Address, String>,
-        placement: BTreeMap<Address, u16>,
-    ) -> anyhow::Result<Self> {
+    /// Starts all processes of a plan.
+    pub async fn start(plan: Plan) -> anyhow::Result<Self> {
         let alone = ONE_AT_A_TIME.lock().await;
         let dir = tempfile::tempdir()?;
-        let mut plan = Plan::new(balances, placement);
-        for name in Plan::names().into_iter().chain([ADMIN.to_owned()]) {
-            plan.listen.insert(name, free_port()?);
-        }
-        for name in Plan::names() {
-            let config = plan.config(&name, &dir.path().join(&name));
-            let file = dir.path().join(format!("{name}.toml"));
-            std::fs::write(file, toml::to_string(&config)?)?;
-        }
-        let endpoint = Endpoint::from_shared(plan.url(GATEWAY))?.tcp_nodelay(true);
+        // A connection on which nothing arrives any more has to be given up.
+        let look = Duration::from_secs(3);
+        let endpoint = Endpoint::from_shared(plan.url(CLIENT, GATEWAY))?
+            .tcp_nodelay(true)
+            .connect_timeout(look)
+            .http2_keep_alive_interval(look)
+            .keep_alive_timeout(look)
+            .keep_alive_while_idle(true);
         let api = Api { client: LedgerServiceClient::new(endpoint.connect_lazy()) };
         let running = HashMap::new();
         let mut cluster = Self { api, plan, running, dir, _alone: alone };
+        for name in Plan::names() {
+            let config = cluster.plan.config(&name, &cluster.data(&name));
+            std::fs::write(cluster.config(&name), toml::to_string(&config)?)?;
+        }
         cluster.launch(&Self::all()).await?;
         cluster.ready().await?;
         Ok(cluster)
@@ -310,12 +359,12 @@ impl Processes {
     }
 
     pub fn url(&self) -> String {
-        self.plan.url(GATEWAY)
+        self.plan.url(CLIENT, GATEWAY)
     }
 
     /// Where operators reach it.
     pub fn admin(&self) -> String {
-        self.plan.url(ADMIN)
+        self.plan.url(CLIENT, ADMIN)
     }
 
     pub fn placement(&self) -> Placement {
@@ -328,11 +377,41 @@ impl Processes {
 
     /// Where a process keeps its data.
     pub fn data(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        let own = self.plan.data.get(name).cloned();
+        own.unwrap_or_else(|| self.dir.path().join(name))
+    }
+
+    fn config(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.toml"))
+    }
+
+    /// What a process has logged in all its lives.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+
+    /// A process that runs.
+    pub fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
+        self.running.get_mut(name).with_context(|| format!("no {name} runs"))
     }
 
     pub fn is_running(&mut self) -> anyhow::Result<()> {
         self.running.values_mut().try_for_each(Process::is_running)
+    }
+
+    /// Those that have ended by themselves, with what they ended with. They are forgotten, so that they
+    /// can be launched again.
+    pub fn ended(&mut self) -> anyhow::Result<Vec<(String, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for (name, process) in &mut self.running {
+            if let Some(status) = process.child.try_wait()? {
+                ended.push((name.clone(), status));
+            }
+        }
+        for (name, _) in &ended {
+            self.running.remove(name);
+        }
+        Ok(ended)
     }
 
     /// The names of all processes.
@@ -353,7 +432,7 @@ impl Processes {
     pub async fn launch(&mut self, names: &[String]) -> anyhow::Result<()> {
         let (gateway, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == GATEWAY);
         for name in &others {
-            self.running.insert((*name).clone(), launch(name, self.dir.path())?);
+            self.launch_one(name)?;
         }
         for name in gateway {
             for other in &others {
@@ -364,8 +443,24 @@ impl Processes {
                 })
                 .await?;
             }
-            self.running.insert(name.clone(), launch(name, self.dir.path())?);
+            self.launch_one(name)?;
         }
+        Ok(())
+    }
+
+    /// Starts a process that does not run, and waits for nothing.
+    pub fn launch_one(&mut self, name: &str) -> anyhow::Result<()> {
+        let command = match self.plan.namespaces.get(name) {
+            None => Command::new(&self.plan.atoll),
+            Some(namespace) => {
+                // It becomes the binary: signals for it reach the process.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.plan.atoll);
+                command
+            }
+        };
+        let process = Process::start_by(command, name, &self.config(name), &self.log(name))?;
+        self.running.insert(name.to_owned(), process);
         Ok(())
     }
 
@@ -388,9 +483,4 @@ impl Processes {
         }
         Ok(())
     }
-}
-
-fn launch(name: &str, dir: &Path) -> anyhow::Result<Process> {
-    let config = dir.join(format!("{name}.toml"));
-    Process::start(name, &config, &dir.join(format!("{name}.log")))
 }

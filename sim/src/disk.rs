@@ -1,0 +1,286 @@
+//! Disks of simulated machines: real logs and snapshots in a directory, which lose at a power cut what
+//! was not synced, and fail when they are told to.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use atoll::{config::Config, world::Storage};
+use atoll_store::{
+    Entries, FileLog, Files, Index, Log, LogOptions, MemoryIndex, RealFiles, Snapshots, StoreError,
+};
+use rand::{Rng as _, rngs::StdRng};
+
+use crate::{run::Planted, trace::Trace};
+
+/// A disk: what is kept through crashes of its machine.
+#[derive(Default)]
+pub struct Disk {
+    index: MemoryIndex,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The file that the log writes, and how much of it is durable.
+    durable: Option<(PathBuf, u64)>,
+    fail_sync: bool,
+    full: bool,
+    planted: Option<Planted>,
+}
+
+impl Disk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next sync fails.
+    pub fn fail_sync(&self) {
+        self.lock().fail_sync = true;
+    }
+
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    pub fn plant(&self, bug: Option<Planted>) {
+        self.lock().planted = bug;
+    }
+
+    /// Takes away what was not synced, all or a part of it; what is left may be torn.
+    pub fn cut_power(&self, random: &mut StdRng) -> io::Result<u64> {
+        let Some((path, durable)) = self.lock().durable.clone() else { return Ok(0) };
+        // Of a log that was cut meanwhile, everything is durable.
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(0) };
+        let length = file.metadata()?.len();
+        let lost = length.saturating_sub(durable);
+        if lost == 0 {
+            return Ok(0);
+        }
+        let left = random.random_range(0..=lost);
+        file.set_len(durable + left)?;
+        if left > 0 && random.random_bool(0.5) {
+            let at = durable + random.random_range(0..left);
+            let noise: Vec<u8> = (at..durable + left).map(|_| random.random()).collect();
+            std::os::unix::fs::FileExt::write_all_at(&file, &noise, at)?;
+        }
+        Ok(lost - left)
+    }
+
+    /// Opens what is on the disk, for a process that lives as long as `alive` says.
+    pub fn open(
+        self: &Arc<Self>,
+        dir: &Path,
+        config: &Config,
+        salt: u64,
+        alive: &Arc<AtomicBool>,
+        trace: (&str, &Trace),
+    ) -> Result<Storage, StoreError> {
+        let (disk, alive) = (self.clone(), alive.clone());
+        let options = LogOptions {
+            max_record_bytes: 64 << 20,
+            salt,
+            segment_bytes: config.storage.segment_bytes,
+            ..LogOptions::default()
+        };
+        let inner = FileLog::open(&dir.join("log"), options)?;
+        let (path, end) = inner.durable();
+        disk.lock().durable = Some((path.to_owned(), end));
+        let files = Mortal { disk: disk.clone(), alive: alive.clone() };
+        let snapshots = Snapshots::with_files(&dir.join("snapshots"), Arc::new(files))?;
+        let index = Mortal { disk: disk.clone(), alive: alive.clone() };
+        let of = Mortal { disk, alive };
+        let log =
+            DiskLog { late: Vec::new(), inner, of, at: trace.0.to_owned(), trace: trace.1.clone() };
+        Ok(Storage { log: Box::new(log), index: Arc::new(index), snapshots })
+    }
+}
+
+/// A disk as one process has it.
+#[derive(Clone)]
+struct Mortal {
+    disk: Arc<Disk>,
+    alive: Arc<AtomicBool>,
+}
+
+fn dead() -> StoreError {
+    let reason = "the simulated process has ended".to_owned();
+    StoreError::Io { op: "write in", path: PathBuf::from("a simulated disk"), reason }
+}
+
+impl Mortal {
+    fn check(&self) -> Result<(), StoreError> {
+        if self.alive.load(Ordering::Relaxed) { Ok(()) } else { Err(dead()) }
+    }
+
+    fn check_room(&self) -> io::Result<()> {
+        self.check().map_err(io::Error::other)?;
+        if self.disk.lock().full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+struct DiskLog {
+    inner: FileLog,
+    /// Records that are not in the log although they should be, if that bug is planted.
+    late: Vec<Vec<u8>>,
+    of: Mortal,
+    at: String,
+    trace: Trace,
+}
+
+impl DiskLog {
+    fn note_durable(&self) {
+        let (path, end) = self.inner.durable();
+        let mut state = self.of.disk.lock();
+        let same = state.durable.as_ref().is_some_and(|(known, _)| known == path);
+        // A disk that lies has still kept what it has kept.
+        if state.planted != Some(Planted::NoSync) || !same {
+            state.durable = Some((path.to_owned(), end));
+        }
+    }
+}
+
+impl Log for DiskLog {
+    fn append(&mut self, record: &[u8]) -> Result<u64, StoreError> {
+        self.of.check()?;
+        if self.of.disk.lock().full {
+            return Err(StoreError::Full {
+                op: "append to",
+                path: self.inner.durable().0.to_owned(),
+            });
+        }
+        self.trace.note(&self.at, "appends", record);
+        if self.of.disk.lock().planted == Some(Planted::LateLog) {
+            self.late.push(record.to_vec());
+            return Ok(self.next() - 1);
+        }
+        let number = self.inner.append(record)?;
+        self.note_durable();
+        Ok(number)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.of.check()?;
+        if std::mem::take(&mut self.of.disk.lock().fail_sync) {
+            let path = self.inner.durable().0.to_owned();
+            return Err(StoreError::Io { op: "sync", path, reason: "on purpose".to_owned() });
+        }
+        self.inner.sync()?;
+        self.note_durable();
+        for record in std::mem::take(&mut self.late) {
+            self.inner.append(&record)?;
+        }
+        Ok(())
+    }
+
+    fn next(&self) -> u64 {
+        self.inner.next() + self.late.len() as u64
+    }
+
+    fn first(&self) -> u64 {
+        self.inner.first()
+    }
+
+    fn cut(&mut self, before: u64) -> Result<(), StoreError> {
+        self.of.check()?;
+        self.inner.cut(before)
+    }
+
+    fn is_low(&mut self) -> bool {
+        self.of.disk.lock().full
+    }
+
+    fn visit(
+        &self,
+        from: u64,
+        f: &mut dyn FnMut(u64, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.inner.visit(from, f)
+    }
+}
+
+impl Index for Mortal {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.disk.index.get(key)
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.check()?;
+        self.disk.index.put(key, value)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.check()?;
+        self.disk.index.delete(key)
+    }
+
+    fn scan_prefix(
+        &self,
+        prefix: &[u8],
+        f: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        self.disk.index.scan_prefix(prefix, f)
+    }
+
+    fn scan_after(&self, after: &[u8], max: usize) -> Result<Entries, StoreError> {
+        self.disk.index.scan_after(after, max)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.check()
+    }
+
+    fn wipe(&self) -> Result<(), StoreError> {
+        self.check()?;
+        self.disk.index.wipe()
+    }
+
+    fn mark_clean(&self, payload: &[u8]) -> Result<(), StoreError> {
+        self.check()?;
+        self.disk.index.mark_clean(payload)
+    }
+
+    fn take_clean(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.check()?;
+        self.disk.index.take_clean()
+    }
+}
+
+impl Files for Mortal {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.check_room()?;
+        RealFiles.create(path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        self.check_room()?;
+        RealFiles.write(file, bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.check_room()?;
+        RealFiles.sync(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check_room()?;
+        RealFiles.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.check_room()?;
+        RealFiles.sync_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check().map_err(io::Error::other)?;
+        fs::remove_file(path)
+    }
+}

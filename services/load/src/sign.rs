@@ -174,8 +174,12 @@ struct Desk<P> {
 }
 
 impl<P: Iterator<Item = Planned>> Desk<P> {
-    /// Signs one chunk. False if there is no more to do.
+    /// Signs one chunk. False if there is no more to do, or nobody for whom to do it.
     fn chunk(&self, keys: &[PrivateKeySigner], fees: &Fees) -> bool {
+        // The thread that cannot hand over its chunk ends, and the others would never come to that.
+        if self.sender.is_closed() {
+            return false;
+        }
         let (number, planned) = {
             let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
             let planned: Vec<_> = plan.1.by_ref().take(CHUNK).collect();
@@ -248,6 +252,25 @@ mod tests {
         }
         assert_eq!(index, 2_000);
         signing.ahead(u64::MAX, |_| ()).await;
+    }
+
+    #[tokio::test]
+    async fn signing_ends_with_whoever_wanted_it() {
+        let keys = Arc::new(keys("test", 1, 3).unwrap());
+        let fees = Fees { chain_id: 31_337, max_fee: 7, priority_fee: 1 };
+        let alive = Arc::new(());
+        let plans = alive.clone();
+        let endless = (0..).map(move |index| {
+            let _ = &plans;
+            payment(index)
+        });
+        drop(Signing::start(endless, keys, fees, 512));
+        let ended = async {
+            while Arc::strong_count(&alive) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), ended).await.unwrap();
     }
 
     #[test]

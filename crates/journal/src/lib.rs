@@ -1,7 +1,8 @@
 //! Group commit for an actor: what it has changed is logged and synced beside it, and nothing that
-//! could depend on a change leaves the actor before that change is durable. And snapshots, after
-//! which the log is cut.
+//! could depend on a change leaves the actor before that change is durable. Snapshots, after which
+//! the log is cut. And how all of it is opened again.
 
+mod open;
 mod snapshot;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -10,6 +11,7 @@ use atoll_fabric::{Cx, Machine, Reply, Rpc, Service};
 use atoll_meter::Work;
 use atoll_store::{Log, StoreError};
 
+pub use open::{Damaged, First, OpenError, Rest, check_genesis, newest_whole, open, read_rest};
 pub use snapshot::{GoOn, Keeper, SnapshotConfig, Snapshotting, Taken, snapshot};
 
 /// How often a full volume is looked at again.

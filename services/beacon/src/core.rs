@@ -2,7 +2,7 @@
 
 mod open;
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use atoll_api::beacon::{
     Announce, AnnounceReply, BeaconError, BeaconStatsReply, Blocks, BlocksReply, HeadReply,
@@ -13,7 +13,7 @@ use atoll_store::{Index, StoreError};
 use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, encode};
 use serde::{Deserialize, Serialize};
 
-pub use self::open::{Rest, genesis_of, read_rest};
+pub use self::open::{Rest, genesis_of};
 
 use crate::acks::Acks;
 
@@ -27,27 +27,6 @@ const MAX_BLOCKS: u32 = 256;
 enum Record {
     Genesis { digest: B256 },
     Block(BeaconRecord),
-}
-
-/// Why the beacon cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("beacon log record {number} cannot be read: {reason}")]
-    Record { number: u64, reason: String },
-    #[error(
-        "the data belongs to another chain: its genesis is {found}, the configured one is {expected}; use another data directory, or start afresh"
-    )]
-    OtherGenesis { found: B256, expected: B256 },
-    #[error(
-        "snapshot {} cannot be read: {reason}; run the version that wrote it, and report it", path.display()
-    )]
-    Snapshot { path: PathBuf, reason: String },
-    #[error(
-        "the log of record ends with record {last}, and the index was stopped cleanly with those up to {indexed}: what lies between was acknowledged and is lost; check the disk and restore the whole cluster from a backup"
-    )]
-    LogLost { last: u64, indexed: u64 },
 }
 
 /// The state machine of the beacon service.
@@ -198,6 +177,7 @@ fn fault_of(intent: &Intent, from: atoll_types::ShardId, shards: u16) -> Option<
 #[cfg(test)]
 mod tests {
     use atoll_commit::PlannerConfig;
+    use atoll_journal::OpenError;
     use atoll_store::{Log, MemoryIndex, MemoryLog};
     use atoll_types::{Address, Anchor, Fingerprints, ShardId, ShardKeys, TxRef};
 

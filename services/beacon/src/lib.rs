@@ -7,4 +7,4 @@ pub mod grpc;
 mod snapshot;
 
 pub use self::actor::{BeaconService, Cadence, Clock, Randomness};
-pub use self::core::{Core, OpenError, Rest, genesis_of, read_rest};
+pub use self::core::{Core, Rest, genesis_of};

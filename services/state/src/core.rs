@@ -12,7 +12,6 @@ mod tests;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -31,7 +30,7 @@ use atoll_types::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::open::Captured;
-pub use self::open::{Rest, genesis_of, read_rest};
+pub use self::open::{Rest, genesis_of};
 
 use self::apply::receipt_key;
 use crate::{
@@ -72,25 +71,15 @@ pub struct CoreConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("log record {number} cannot be read: {reason}")]
-    Record { number: u64, reason: String },
-    #[error(
-        "the data belongs to another chain: its genesis is {found}, the configured one is {expected}; use another data directory, or start afresh"
-    )]
-    OtherGenesis { found: B256, expected: B256 },
-    #[error("log record {number} does not follow from those before it: {reason}")]
-    Replay { number: u64, reason: String },
+    Chain(#[from] atoll_journal::OpenError),
     #[error(transparent)]
     Root(#[from] RootError),
-    #[error(
-        "snapshot {} cannot be read: {reason}; run the version that wrote it, and report it", path.display()
-    )]
-    Snapshot { path: PathBuf, reason: String },
-    #[error(
-        "the log of record ends with record {last}, and the index was stopped cleanly with those up to {indexed}: what lies between was acknowledged and is lost; check the disk and restore the whole cluster from a backup"
-    )]
-    LogLost { last: u64, indexed: u64 },
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Chain(error.into())
+    }
 }
 
 /// The state machine of one shard's `state` service.

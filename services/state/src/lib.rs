@@ -14,7 +14,7 @@ mod values;
 mod view;
 
 pub use self::actor::StateService;
-pub use self::core::{Core, CoreConfig, GenesisAccount, OpenError, Rest, genesis_of, read_rest};
+pub use self::core::{Core, CoreConfig, GenesisAccount, OpenError, Rest, genesis_of};
 pub use atoll_journal::SnapshotConfig;
 
 pub use self::record::Record;

@@ -5,15 +5,13 @@ use std::{collections::VecDeque, sync::Arc};
 
 use atoll_api::beacon::BeaconStatsReply;
 use atoll_commit::{Planner, PlannerConfig};
+use atoll_journal::{First, OpenError, check_genesis, newest_whole, open, read_rest};
 use atoll_meter::Tally;
-use atoll_store::{
-    Index, Item, Log, OnEntry, Replay, Snapshot, SnapshotWriter, Snapshots, StoreError,
-    read_snapshot,
-};
+use atoll_store::{Index, Log, Replay, SnapshotWriter, Snapshots, StoreError};
 use atoll_types::{B256, decode, digest, encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Core, OpenError, Record};
+use super::{Core, Record};
 use crate::acks::Acks;
 
 /// Blocks that are read at a time.
@@ -29,6 +27,16 @@ pub struct Rest {
     pub planner: Planner,
     /// Bytes of log since the last snapshot.
     tail_bytes: u64,
+}
+
+impl atoll_journal::Rest for Rest {
+    fn genesis(&self) -> B256 {
+        self.genesis
+    }
+
+    fn next(&self) -> u64 {
+        self.next
+    }
 }
 
 /// The chain at one instant, to be written beside it.
@@ -48,30 +56,12 @@ impl Core {
         snapshots: Option<&Snapshots>,
     ) -> Result<Self, OpenError> {
         let genesis = genesis_of(&config);
-        let none =
-            snapshots.map_or(Ok(true), |found| Ok::<_, StoreError>(found.list()?.is_empty()))?;
-        let marker = index.take_clean()?;
-        let stopped = marker.as_deref().and_then(|bytes| decode::<Rest>(bytes).ok());
-        // A record damaged at the end looks like one that a crash has torn; after a clean stop it is not.
-        if let (Some(marker), Some(stop)) = (&marker, &stopped)
-            && stop.next > log.next()
-        {
-            // The next start has to know too.
-            index.mark_clean(marker)?;
-            let (last, indexed) = (log.next() - 1, stop.next - 1);
-            return Err(OpenError::LogLost { last, indexed });
+        let first =
+            First { digest: genesis, record: encode(&Record::Genesis { digest: genesis }), read };
+        match open(log, index.as_ref(), snapshots, &first)? {
+            Some(stop) => Ok(Self::whole(config, stop, index)),
+            None => Self::rebuild(config, log, index, snapshots),
         }
-        if log.next() == 1 && none {
-            log.append(&encode(&Record::Genesis { digest: genesis }))?;
-            log.sync()?;
-        }
-        if log.first() == 1 && log.next() > 1 {
-            check_genesis(log, genesis)?;
-        }
-        if let Some(stop) = stopped.filter(|stop| stop.next == log.next()) {
-            return Self::whole(config, stop, index);
-        }
-        Self::rebuild(config, log, index, snapshots)
     }
 
     fn rebuild(
@@ -80,21 +70,15 @@ impl Core {
         index: Arc<dyn Index>,
         snapshots: Option<&Snapshots>,
     ) -> Result<Self, OpenError> {
-        let mut damaged = Vec::new();
-        let start = match snapshots {
-            Some(snapshots) => snapshots.newest_whole(log, &mut |snapshot, error| {
-                tracing::warn!(%error, "a snapshot is damaged; using the one before it");
-                damaged.push(snapshot.clone());
-            })?,
-            None => None,
-        };
+        let (start, damaged) = newest_whole(snapshots, log)?;
         index.wipe()?;
         let (mut core, from) = match &start {
-            Some((snapshot, _)) => {
+            Some(snapshot) => {
                 let mut put = |key: &[u8], value: &[u8]| index.put(key, value);
-                let rest = read_rest(snapshot, &mut put)?;
+                let rest: Rest = read_rest(snapshot, &mut put)?;
+                check_genesis(&rest, genesis_of(&config))?;
                 let next = rest.next;
-                (Self::whole(config, rest, index)?, next)
+                (Self::whole(config, rest, index), next)
             }
             None => {
                 let genesis = genesis_of(&config);
@@ -119,22 +103,15 @@ impl Core {
                 }
             }
         })?;
-        for (snapshot, snapshots) in damaged.iter().zip(snapshots.into_iter().cycle()) {
-            let aside = snapshots.set_aside(snapshot)?;
-            tracing::warn!(path = %aside.display(), "the damaged snapshot was moved here");
-        }
+        damaged.set_aside()?;
         Ok(core)
     }
 
-    fn whole(config: PlannerConfig, rest: Rest, index: Arc<dyn Index>) -> Result<Self, OpenError> {
-        let (found, expected) = (rest.genesis, genesis_of(&config));
-        if found != expected {
-            return Err(OpenError::OtherGenesis { found, expected });
-        }
-        let mut core = Self::new(rest.planner, index, expected);
+    fn whole(config: PlannerConfig, rest: Rest, index: Arc<dyn Index>) -> Self {
+        let mut core = Self::new(rest.planner, index, rest.genesis);
         core.planner.reconfigure(config);
         core.tail_bytes = rest.tail_bytes;
-        Ok(core)
+        core
     }
 
     fn new(planner: Planner, index: Arc<dyn Index>, genesis: B256) -> Self {
@@ -195,41 +172,16 @@ impl Captured {
     }
 }
 
-/// Reads what a snapshot says, and hands its blocks on.
-pub fn read_rest(snapshot: &Snapshot, entry: OnEntry<'_>) -> Result<Rest, OpenError> {
-    let mut meta = Vec::new();
-    read_snapshot(&snapshot.path, &mut |item| -> Result<(), StoreError> {
-        match item {
-            Item::Meta(piece) => meta.extend_from_slice(piece),
-            Item::Entry(key, value) => entry(key, value)?,
-        }
-        Ok(())
-    })?;
-    let path = snapshot.path.clone();
-    let rest: Rest = decode(&meta)
-        .map_err(|e| OpenError::Snapshot { path: path.clone(), reason: e.to_string() })?;
-    if rest.next != snapshot.number {
-        let reason = format!("it says that record {} follows it", rest.next);
-        return Err(OpenError::Snapshot { path, reason });
-    }
-    Ok(rest)
-}
-
 /// The digest of what the chain begins with.
 pub fn genesis_of(config: &PlannerConfig) -> B256 {
     let shape = (config.chain_id, config.shards, config.epoch, config.coinbase, config.gas_limit);
     digest("atoll/beacon", &(shape, config.base_fee, config.genesis_time_ms))
 }
 
-fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
-    let mut found = None;
-    log.visit(1, &mut |_, bytes| {
-        found = decode::<Record>(bytes).ok();
-        std::ops::ControlFlow::Break(())
-    })?;
-    match found {
-        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
-        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
-        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
+/// The digest in a record that begins a log.
+fn read(record: &[u8]) -> Option<B256> {
+    match decode(record) {
+        Ok(Record::Genesis { digest }) => Some(digest),
+        _ => None,
     }
 }

@@ -79,7 +79,8 @@ fn read(backup: &Path, manifest: &Manifest) -> anyhow::Result<States> {
         path: path_of(backup, &file.name),
         bytes: file.bytes,
     };
-    let beacon = atoll_beacon::read_rest(&snapshot(first), &mut |_, _| Ok(()))?;
+    let beacon: atoll_beacon::Rest =
+        atoll_journal::read_rest(&snapshot(first), &mut |_, _| Ok(()))?;
     ensure!(
         beacon.genesis == atoll_beacon::genesis_of(&genesis.planner),
         "the beacon's snapshot is of another chain than {MANIFEST} says"
@@ -91,7 +92,7 @@ fn read(backup: &Path, manifest: &Manifest) -> anyhow::Result<States> {
             balances += atoll_state::entry_balance(key, value).unwrap_or_default();
             Ok(())
         };
-        let shard = atoll_state::read_rest(&snapshot(file), &mut add)?;
+        let shard: atoll_state::Rest = atoll_journal::read_rest(&snapshot(file), &mut add)?;
         let config = genesis.core_config(&manifest.chain, id, 0, TreeConfig::default());
         ensure!(
             shard.genesis == atoll_state::genesis_of(&config),

@@ -5,14 +5,14 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, ensure};
 use atoll::backup::{BackupArgs, RestoreArgs, backup, restore};
 use atoll_tests::{
-    audit::{audit, holder},
+    audit::holder,
     processes::{BEACON, Process, Processes, SHARDS, shard_name, until},
 };
 use atoll_wire::v1::{TransactionFinality, TransactionReceipt};
 
 use crate::{
-    ATOLL,
-    ledger::{Acks, balance_the_books},
+    ATOLL, all_is_there,
+    ledger::Acks,
     lone_beacon, on, start,
     traffic::{COUNT, Traffic},
 };
@@ -48,13 +48,7 @@ async fn a_backup_under_load_restores_a_cluster_that_goes_on() {
         again.still(&api, &before).await.context("a receipt from before the backup")?;
         // Clients send again what they have no receipt of, and go on.
         traffic.bring_about_all(&api).await.context("the load does not go on")?;
-        traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
-        let receipts = traffic.receipts(&api).await?;
-        traffic.check_links(cluster, &receipts).await?;
-        let burned = balance_the_books(cluster, &receipts).await?;
-        again.still(&api, &before).await?;
-        cluster.stop().await?;
-        audit(cluster, Some(burned))
+        all_is_there(&mut traffic, cluster, &again, &before).await
     })
     .await;
 }

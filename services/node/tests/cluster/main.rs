@@ -15,6 +15,7 @@ use atoll_tests::{
     processes::{BEACON, Plan, Process, Processes, role_name, shard_name, until},
 };
 use atoll_types::Address;
+use atoll_wire::v1::TransactionReceipt;
 use clap::Parser;
 
 use crate::{
@@ -99,6 +100,25 @@ async fn load_keeps_the_supply_and_a_restarted_cluster_goes_on() {
     .await;
 }
 
+/// Once the load is over: no fence is left, what clients were told holds, the books balance, and so
+/// do the directories after a stop.
+async fn all_is_there(
+    traffic: &mut Traffic,
+    cluster: &mut Processes,
+    acks: &Acks,
+    earlier: &[TransactionReceipt],
+) -> anyhow::Result<()> {
+    let api = cluster.api.clone();
+    traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
+    acks.hold(&api).await.context("an acknowledgement did not hold")?;
+    acks.still(&api, earlier).await.context("a receipt from earlier did not hold")?;
+    let receipts = traffic.receipts(&api).await?;
+    traffic.check_links(cluster, &receipts).await?;
+    let burned = balance_the_books(cluster, &receipts).await?;
+    cluster.stop().await?;
+    audit(cluster, Some(burned))
+}
+
 /// Who is killed, and which shard has to go on without: executed only, or final.
 struct Blow {
     victims: Vec<String>,
@@ -128,13 +148,7 @@ async fn killed_under_load(blow: Blow) {
             sent.context("the load does not finish")?;
         }
         cluster.ready().await?;
-        traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
-        acks.hold(&api).await.context("an acknowledgement did not hold")?;
-        let receipts = traffic.receipts(&api).await?;
-        traffic.check_links(cluster, &receipts).await?;
-        let burned = balance_the_books(cluster, &receipts).await?;
-        cluster.stop().await?;
-        audit(cluster, Some(burned))
+        all_is_there(&mut traffic, cluster, &acks, &[]).await
     })
     .await;
 }
@@ -198,13 +212,7 @@ async fn the_power_is_cut_under_load() {
         while let Some(sender) = load.join_next().await {
             sender?.context("the load does not finish")?;
         }
-        traffic.touch_what_was_hot(&api).await.context("a fence is left")?;
-        acks.hold(&api).await.context("an acknowledgement did not hold")?;
-        let receipts = traffic.receipts(&api).await?;
-        traffic.check_links(cluster, &receipts).await?;
-        let burned = balance_the_books(cluster, &receipts).await?;
-        cluster.stop().await?;
-        audit(cluster, Some(burned))
+        all_is_there(&mut traffic, cluster, &acks, &[]).await
     })
     .await;
 }

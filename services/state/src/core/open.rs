@@ -4,9 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use atoll_commit::{Owner, Touched};
-use atoll_store::{
-    Index, Item, Log, OnEntry, Replay, Snapshot, Snapshots, StoreError, read_snapshot,
-};
+use atoll_journal::{First, OpenError as Refused, check_genesis, newest_whole, open, read_rest};
+use atoll_store::{Index, Log, Replay, Snapshot, Snapshots, StoreError};
 use atoll_types::{B256, StateKey, StateValue, decode, digest, encode};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +39,16 @@ pub struct Rest {
     tail_bytes: u64,
 }
 
+impl atoll_journal::Rest for Rest {
+    fn genesis(&self) -> B256 {
+        self.genesis
+    }
+
+    fn next(&self) -> u64 {
+        self.next
+    }
+}
+
 /// Everything that a shard's state is at one instant, to be written beside it.
 pub(crate) struct Captured {
     pub rest: Rest,
@@ -55,29 +64,9 @@ impl Core {
         index: Arc<dyn Index>,
         snapshots: Option<&Snapshots>,
     ) -> Result<Self, OpenError> {
-        let genesis = genesis_of(config);
-        let none =
-            snapshots.map_or(Ok(true), |found| Ok::<_, StoreError>(found.list()?.is_empty()))?;
-        let marker = index.take_clean()?;
-        let stopped = marker.as_deref().and_then(|bytes| decode::<Rest>(bytes).ok());
-        // A record damaged at the end looks like one that a crash has torn; after a clean stop it is not.
-        if let (Some(marker), Some(stop)) = (&marker, &stopped)
-            && stop.next > log.next()
-        {
-            // The next start has to know too.
-            index.mark_clean(marker)?;
-            let (last, indexed) = (log.next() - 1, stop.next - 1);
-            return Err(OpenError::LogLost { last, indexed });
-        }
-        if log.next() == 1 && none {
-            log.append(&encode(&Record::Genesis { digest: genesis }))?;
-            log.sync()?;
-        }
-        if log.first() == 1 && log.next() > 1 {
-            check_genesis(log, genesis)?;
-        }
-        if let Some(stop) = stopped.filter(|stop| stop.next == log.next()) {
-            check_rest(&stop, genesis)?;
+        let digest = genesis_of(config);
+        let first = First { digest, record: encode(&Record::Genesis { digest }), read };
+        if let Some(stop) = open(log, index.as_ref(), snapshots, &first)? {
             if let Some(core) = Self::whole(config, stop, index.clone(), 1)? {
                 return Ok(core);
             }
@@ -137,24 +126,17 @@ impl Core {
         index: Arc<dyn Index>,
         snapshots: Option<&Snapshots>,
     ) -> Result<Self, OpenError> {
-        let mut damaged = Vec::new();
-        let start = match snapshots {
-            Some(snapshots) => snapshots.newest_whole(log, &mut |snapshot, error| {
-                tracing::warn!(%error, "a snapshot is damaged; using the one before it");
-                damaged.push(snapshot.clone());
-            })?,
-            None => None,
-        };
+        let (start, damaged) = newest_whole(snapshots, log)?;
         index.wipe()?;
         let (mut core, from) = match &start {
-            Some((snapshot, _)) => Self::load(config, snapshot, index)?,
+            Some(snapshot) => Self::load(config, snapshot, index)?,
             None => (Self::new(config, index)?, 2),
         };
         core.tail_bytes = 0;
         log.replay(from, &mut |number, bytes| -> Result<(), OpenError> {
-            let failed = |reason| OpenError::Record { number, reason };
+            let failed = |reason| Refused::Record { number, reason };
             let record: Record = decode(bytes).map_err(|e| failed(e.to_string()))?;
-            core.replay(record).map_err(|e| OpenError::Replay { number, reason: e.to_string() })?;
+            core.replay(record).map_err(|e| failed(e.to_string()))?;
             if let Some(wrong) = core.wrong_root.take() {
                 return Err(wrong.into());
             }
@@ -171,10 +153,7 @@ impl Core {
         core.events.number_from(log.next());
         core.changes = Changes::starting_at(log.next());
         core.touched = Touched::since(core.owner.cut_number());
-        for (snapshot, snapshots) in damaged.iter().zip(snapshots.into_iter().cycle()) {
-            let aside = snapshots.set_aside(snapshot)?;
-            tracing::warn!(path = %aside.display(), "the damaged snapshot was moved here");
-        }
+        damaged.set_aside()?;
         Ok(core)
     }
 
@@ -205,14 +184,14 @@ impl Core {
         index: Arc<dyn Index>,
     ) -> Result<(Self, u64), OpenError> {
         let mut put = |key: &[u8], value: &[u8]| index.put(key, value);
-        let rest = read_rest(snapshot, &mut put)?;
-        check_rest(&rest, genesis_of(config))?;
+        let rest: Rest = read_rest(snapshot, &mut put)?;
+        check_genesis(&rest, genesis_of(config))?;
         let next = rest.next;
         match Self::whole(config, rest, index, 0)? {
             Some(core) => Ok((core, next)),
             None => {
                 let reason = "its values have another root than it says".to_owned();
-                Err(OpenError::Snapshot { path: snapshot.path.clone(), reason })
+                Err(Refused::Snapshot { path: snapshot.path.clone(), reason }.into())
             }
         }
     }
@@ -282,46 +261,16 @@ impl Core {
     }
 }
 
-/// Reads what a snapshot says, and hands its entries on.
-pub fn read_rest(snapshot: &Snapshot, entry: OnEntry<'_>) -> Result<Rest, OpenError> {
-    let mut meta = Vec::new();
-    read_snapshot(&snapshot.path, &mut |item| -> Result<(), StoreError> {
-        match item {
-            Item::Meta(piece) => meta.extend_from_slice(piece),
-            Item::Entry(key, value) => entry(key, value)?,
-        }
-        Ok(())
-    })?;
-    let path = snapshot.path.clone();
-    let rest: Rest = decode(&meta)
-        .map_err(|e| OpenError::Snapshot { path: path.clone(), reason: e.to_string() })?;
-    if rest.next != snapshot.number {
-        let reason = format!("it says that record {} follows it", rest.next);
-        return Err(OpenError::Snapshot { path, reason });
-    }
-    Ok(rest)
-}
-
 /// The digest of what a shard's chain begins with.
 pub fn genesis_of(config: &CoreConfig) -> B256 {
     let atoll_commit::OwnerConfig { chain_id, shard, placement, .. } = &config.owner;
     digest("atoll/genesis", &(chain_id, shard, placement, &config.genesis, &*config.accounts))
 }
 
-fn check_rest(rest: &Rest, expected: B256) -> Result<(), OpenError> {
-    let found = rest.genesis;
-    if found == expected { Ok(()) } else { Err(OpenError::OtherGenesis { found, expected }) }
-}
-
-fn check_genesis(log: &dyn Log, expected: B256) -> Result<(), OpenError> {
-    let mut found = None;
-    log.visit(1, &mut |_, bytes| {
-        found = decode::<Record>(bytes).ok();
-        std::ops::ControlFlow::Break(())
-    })?;
-    match found {
-        Some(Record::Genesis { digest }) if digest == expected => Ok(()),
-        Some(Record::Genesis { digest: found }) => Err(OpenError::OtherGenesis { found, expected }),
-        _ => Err(OpenError::Record { number: 1, reason: "it is not a genesis record".into() }),
+/// The digest in a record that begins a log.
+fn read(record: &[u8]) -> Option<B256> {
+    match decode(record) {
+        Ok(Record::Genesis { digest }) => Some(digest),
+        _ => None,
     }
 }

@@ -64,13 +64,22 @@ fn another_genesis_is_refused_and_another_bound_is_not() {
     };
     let mut other = stage.config.clone();
     other.accounts = Arc::new(Vec::new());
-    assert!(matches!(open(&mut stage, &other), Err(OpenError::OtherGenesis { .. })));
+    assert!(matches!(
+        open(&mut stage, &other),
+        Err(OpenError::Chain(atoll_journal::OpenError::OtherGenesis { .. }))
+    ));
     let mut other = stage.config.clone();
     other.owner.shard = THERE;
-    assert!(matches!(open(&mut stage, &other), Err(OpenError::OtherGenesis { .. })));
+    assert!(matches!(
+        open(&mut stage, &other),
+        Err(OpenError::Chain(atoll_journal::OpenError::OtherGenesis { .. }))
+    ));
     let mut other = stage.config.clone();
     other.genesis.env.base_fee = 1;
-    assert!(matches!(open(&mut stage, &other), Err(OpenError::OtherGenesis { .. })));
+    assert!(matches!(
+        open(&mut stage, &other),
+        Err(OpenError::Chain(atoll_journal::OpenError::OtherGenesis { .. }))
+    ));
     stage.config.owner.max_shared = 2;
     stage.reopen();
     assert_eq!(stage.face(), expected);

@@ -16,7 +16,7 @@ use atoll::{
     world::{Served, Storage, World},
 };
 use atoll_evm::{Helpers, Nobody};
-use atoll_fabric::{Machine, Place, Simulated};
+use atoll_fabric::{Door, Machine, Place, Simulated};
 use atoll_gateway::Pool;
 use atoll_state::TreeConfig;
 use atoll_tree::MemoryScratch;
@@ -206,6 +206,7 @@ impl World for Here {
     fn serve(
         &self,
         listen: SocketAddr,
+        _: Door,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>> {

@@ -10,6 +10,7 @@
 
 mod beat;
 mod call;
+mod door;
 mod error;
 mod local;
 mod machine;
@@ -22,6 +23,7 @@ mod work;
 
 pub use beat::Beat;
 pub use call::{Call, Context, Link, Rpc};
+pub use door::{Door, Guest};
 pub use error::{Fault, Malformed, RpcError};
 pub use local::{Cx, Local, Place, Turns};
 pub use machine::{Machine, Panicked, Running, Simulated, Waits};

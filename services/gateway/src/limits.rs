@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use atoll_evm::CALL_GAS_CAP;
+use atoll_fabric::Door;
 use tonic::transport::Server;
 
 /// What the gateway admits. Whoever exceeds a limit is refused, with a message that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections, and how long one may take to begin.
+    pub door: Door,
     /// Streams and requests under way on one connection. More are refused by HTTP/2.
     pub connection_streams: u32,
     /// Length of a message from a client.
@@ -67,6 +70,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            door: Door { connections: 4_096, greeting: Duration::from_secs(10) },
             connection_streams: 256,
             message_bytes: 4 << 20,
             header_list_bytes: 16 << 10,
@@ -116,6 +120,5 @@ impl Limits {
             .http2_max_local_error_reset_streams(Some(self.error_resets))
             .max_frame_size(self.frame_bytes)
             .timeout(self.request_timeout)
-            .tcp_nodelay(true)
     }
 }

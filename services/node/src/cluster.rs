@@ -295,9 +295,15 @@ impl Cluster {
             limits: limits.clone(),
         });
         let names = ["atoll.v1.LedgerService"];
-        let port = Port::open(&*self.world, limits.server(), gateway.listen, &names, |routes| {
-            routes.add_service(ledger.into_server());
-        });
+        let port = Port::open(
+            &*self.world,
+            (limits.server(), limits.door),
+            gateway.listen,
+            &names,
+            |routes| {
+                routes.add_service(ledger.into_server());
+            },
+        );
         let port = port.await?;
         self.gateway = Some(port.address);
         self.ports.push(port);

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
+use atoll_fabric::Door;
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -24,7 +25,7 @@ impl Port {
     /// Serves what `add` adds. `names` are the services that health is reported of.
     pub async fn open(
         world: &dyn World,
-        server: Server,
+        (mut server, door): (Server, Door),
         listen: SocketAddr,
         names: &[&str],
         add: impl FnOnce(&mut RoutesBuilder),
@@ -44,14 +45,13 @@ impl Port {
         routes.add_service(descriptors().build_v1alpha()?);
         add(&mut routes);
         let (stop, mut stopped) = watch::channel(false);
-        let mut server = server;
         let router = server.add_routes(world.routes(routes.routes()));
         let stop_now = async move {
             // An error says that nobody can stop it any more: then it stops too.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let Served { address, task } = world
-            .serve(listen, router, Box::pin(stop_now))
+            .serve(listen, door, router, Box::pin(stop_now))
             .await
             .with_context(|| format!("cannot listen on {listen}; is another cluster running?"))?;
         Ok(Self { address, health, stop, task })
@@ -67,9 +67,10 @@ impl Port {
 }
 
 /// A server for the other processes of a cluster.
-pub(crate) fn internal_server() -> Server {
-    Server::builder()
+pub(crate) fn internal_server() -> (Server, Door) {
+    let server = Server::builder()
         .max_concurrent_streams(4_096)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)));
+    (server, Door { connections: 4_096, greeting: Duration::from_secs(10) })
 }

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use atoll_evm::Helpers;
-use atoll_fabric::{Machine, Place};
+use atoll_fabric::{Door, Machine, Place};
 use atoll_gateway::Pool;
 use atoll_state::TreeConfig;
 use atoll_store::{Index, Log, Snapshots};
@@ -13,10 +13,7 @@ use futures::future::BoxFuture;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{
     service::Routes,
-    transport::{
-        Channel, Endpoint,
-        server::{Router, TcpIncoming},
-    },
+    transport::{Channel, Endpoint, server::Router},
 };
 
 use crate::{config::Config, place, storage};
@@ -70,6 +67,7 @@ pub trait World: Send + Sync {
     fn serve(
         &self,
         listen: SocketAddr,
+        door: Door,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>>;
@@ -122,16 +120,14 @@ impl World for Process {
     fn serve(
         &self,
         listen: SocketAddr,
+        door: Door,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>> {
         Box::pin(async move {
             let listener = TcpListener::bind(listen).await?;
             let address = listener.local_addr()?;
-            // The server's own setting does not reach connections that it is handed. With Nagle's
-            // algorithm a reply in two packets waits 40 ms for the caller's acknowledgement.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let serving = router.serve_with_incoming_shutdown(incoming, stop);
+            let serving = router.serve_with_incoming_shutdown(door.open(listener), stop);
             Ok(Served { address, task: tokio::spawn(serving) })
         })
     }

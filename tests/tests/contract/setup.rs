@@ -95,8 +95,13 @@ impl Heard {
     {
         let question = format!("{message:?}");
         let answer = link.call(context, message).await;
-        self.0.push(format!("{} {question}\n    -> {answer:?}", M::PATH));
+        self.note::<M>(question, format!("{answer:?}"));
         answer
+    }
+
+    /// Notes an answer without what it says of the moment.
+    pub fn note<M: Rpc>(&mut self, question: String, answer: String) {
+        self.0.push(format!("{} {question}\n    -> {answer}", M::PATH));
     }
 
     /// Fails at the first answer that is not the same.

@@ -16,7 +16,6 @@ use atoll_types::{
 use atoll_wire::v1::ledger_service_client::LedgerServiceClient;
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fakes::{Beacon, Shard, beacon, beacon_links, block, shard, shard_links};
@@ -57,7 +56,7 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let router = limits.server().add_service(ledger.into_server());
-        tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(router.serve_with_incoming(limits.door.open(listener)));
         for shard in &shards {
             shard.until(|script| script.followed.then_some(())).await;
         }
@@ -66,6 +65,11 @@ impl Gateway {
 
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::from_shared(format!("http://{}", self.address)).expect("an address")
+    }
+
+    /// A client whose connection comes with its first request.
+    pub fn client_soon(&self) -> Client {
+        LedgerServiceClient::new(self.endpoint().connect_lazy())
     }
 
     /// A client with a connection of its own.

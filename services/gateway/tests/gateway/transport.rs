@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use atoll_fabric::Door;
 use atoll_gateway::Limits;
 use atoll_wire::v1::{GetClusterRequest, SubmitTransactionRequest, SubmitTransactionResponse};
 use bytes::Bytes;
@@ -12,6 +15,9 @@ use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
 
 use crate::setup::{Client, Gateway, sign, transfer};
+
+/// How long to wait for what has to come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// As a later version of the API may have it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -182,4 +188,124 @@ async fn headers_without_end_are_refused() {
         Err(error) => assert!(error.is_remote(), "{error}"),
     }
     is_served(&mut other).await;
+}
+
+/// Reads until the gateway hangs up.
+async fn hung_up(socket: &mut TcpStream) {
+    let mut buffer = [0; 4_096];
+    let closed = async { while matches!(socket.read(&mut buffer).await, Ok(1..)) {} };
+    tokio::time::timeout(PATIENCE, closed).await.expect("the gateway hangs up");
+}
+
+#[tokio::test]
+async fn one_byte_at_a_time_ends_with_the_time_for_it() {
+    let soon = Duration::from_millis(300);
+    let door = Door { greeting: soon, ..Limits::default().door };
+    let limits = Limits {
+        door,
+        request_timeout: soon,
+        keepalive_interval: soon,
+        keepalive_timeout: soon,
+        ..Limits::default()
+    };
+    let gateway = Gateway::with(limits, []).await;
+    let mut client = gateway.client().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // Headers of 200 bytes, of which few come.
+    let headers = [0, 0, 200, 1, 4, 0, 0, 0, 1, 0x83, 0x86];
+    let begun = [&preface[..], &settings, &headers].concat();
+    // What a connection says at once, and what byte by byte.
+    let endless = b"\x44\x01/".repeat(60);
+    for (at_once, then) in [
+        (&b""[..], &b""[..]),
+        (&preface[..7], b""),
+        (preface, b""),
+        (b"", &begun),
+        (&begun, &endless),
+    ] {
+        let mut socket = TcpStream::connect(gateway.address).await.expect("the gateway listens");
+        socket.write_all(at_once).await.expect("it is sent");
+        let (mut read, mut write) = socket.split();
+        let dripping = async {
+            for byte in then {
+                if write.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut buffer = [0; 4_096];
+        let closed = async { while matches!(read.read(&mut buffer).await, Ok(1..)) {} };
+        let closed = tokio::time::timeout(PATIENCE, closed);
+        tokio::select! {
+            () = dripping => {}
+            closed = closed => closed.expect("the gateway hangs up"),
+        }
+        is_served(&mut client).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_given_up() {
+    let limits = Limits { request_timeout: Duration::from_millis(300), ..Limits::default() };
+    let gateway = Gateway::with(limits, []).await;
+    let mut client = gateway.client().await;
+    let socket = TcpStream::connect(gateway.address).await.expect("the gateway listens");
+    let (h2, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut h2 = h2.ready().await.expect("connected");
+    let request = Request::post("http://x/atoll.v1.LedgerService/SubmitTransaction")
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .body(())
+        .expect("a request");
+    let (response, mut body) = h2.send_request(request, false).expect("it is sent");
+    // A message of 255 bytes, of which few come.
+    body.send_data(Bytes::from_static(&[0, 0, 0, 0, 255, 10]), false).expect("it is sent");
+    let dripping = async {
+        while body.send_data(Bytes::from_static(b"x"), false).is_ok() {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let given_up = tokio::select! {
+        () = dripping => None,
+        answer = tokio::time::timeout(PATIENCE, response) => Some(answer.expect("it is given up")),
+    };
+    let headers = given_up.expect("dripping never ends").expect("an answer").into_parts().0.headers;
+    assert_eq!(
+        headers.get("grpc-status").expect("a status"),
+        &(Code::Cancelled as i32).to_string()
+    );
+    is_served(&mut client).await;
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_closed_at_once() {
+    const SEATS: usize = 3;
+    let door = Door { connections: SEATS, ..Limits::default().door };
+    let gateway = Gateway::with(Limits { door, ..Limits::default() }, []).await;
+    let mut clients = Vec::new();
+    for _ in 0..SEATS {
+        let mut client = gateway.client().await;
+        is_served(&mut client).await;
+        clients.push(client);
+    }
+    hung_up(&mut TcpStream::connect(gateway.address).await.expect("the port is open")).await;
+    for client in &mut clients {
+        is_served(client).await;
+    }
+    // Who goes makes room.
+    clients.pop();
+    let again = async {
+        loop {
+            let mut client = gateway.client_soon();
+            if client.get_cluster(GetClusterRequest::default()).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is room again");
 }

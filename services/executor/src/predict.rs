@@ -185,8 +185,11 @@ impl<'a> Batch<'a> {
         pinned: bool,
     ) -> Option<Prediction> {
         let state = chain.state();
-        // A pinned sender has nothing debited: a payment is a transaction like any other.
-        let payment = if pinned || !chain.takes_credit() {
+        // A pinned sender has nothing debited, nor has one whose account an undecided group may write:
+        // a payment is a transaction like any other. No block could take the debit, and it would come
+        // back at once, again and again.
+        let fenced = self.shared.cache().is_fenced(&StateKey::Basic(tx.sender()));
+        let payment = if pinned || fenced || !chain.takes_credit() {
             Payment::No
         } else {
             plain_payment(self.shared, state, tx)

@@ -3,7 +3,7 @@ use std::time::Duration;
 use atoll_api::{
     ExecutorClient, MempoolClient, RouterClient, StateClient,
     executor::{Debit, ExecutorError, ExecutorStats, GroupRun, Predict, Prediction, RunGroups},
-    state::{Cut, Quarantine},
+    state::{Cut, Quarantine, Share},
 };
 use atoll_executor::{ExecutorConfig, ExecutorService};
 use atoll_fabric::{Call as _, Context, Fault, Local};
@@ -114,6 +114,44 @@ async fn a_sender_whose_predictions_never_pay_is_refused_until_rounds_have_passe
     let deadline = Instant::now() + PATIENCE;
     while !matches!(predict(&world.alice).await, Prediction::Uses { .. }) {
         assert!(Instant::now() < deadline, "the executor does not hear of the cuts");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    service.stop().await;
+}
+
+/// A debit meets the fence, and would be predicted as one over and over until that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_of_a_fenced_account_is_a_transaction_like_any_other() {
+    let world = World::new();
+    let state = StateClient::new(world.state());
+    let service = start(&world, 1 << 30, state.clone());
+    let executor = ExecutorClient::new(service.clone());
+    let within = || Context::none().with_timeout(PATIENCE);
+    let is_credit = async || {
+        let txs = vec![sign(&world.carol, 0, &Plan::pay(world.bob.address(), 1))];
+        let known = values(&[world.bob.address()]);
+        let reply = executor.predict.call(within(), Predict { txs, known }).await;
+        let told = reply.expect("an answer").predictions.remove(0);
+        let Prediction::Uses { credit, .. } = told else { panic!("{told:?}") };
+        credit
+    };
+    assert!(is_credit().await);
+    let paid = shared(&world.bob, &world.carol, OTHER);
+    let group = PlannedGroup {
+        id: GroupId { round: 1, index: 0 },
+        executor: OTHER,
+        owners: vec![HERE, OTHER],
+        txs: vec![paid.reference()],
+        gas: 100_000,
+    };
+    let share = Share { txs: vec![paid] };
+    state.share.call(within(), share).await.expect("it is kept");
+    let mut block = after(&world.genesis.block);
+    block.plan.push(group);
+    state.cut.call(within(), Cut { block }).await.expect("the next cut");
+    let deadline = Instant::now() + PATIENCE;
+    while is_credit().await {
+        assert!(Instant::now() < deadline, "the executor does not hear of the fence");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     service.stop().await;

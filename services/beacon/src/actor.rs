@@ -11,7 +11,7 @@ use atoll_meter::thread_cpu_ns;
 use atoll_store::{Log, Snapshots};
 use atoll_types::B256;
 
-use crate::core::Core;
+use crate::{core::Core, pace::Pace};
 
 /// Milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -44,6 +44,7 @@ pub struct BeaconService {
     /// Who waits for a snapshot, and at which block.
     pub(crate) snapshots: Vec<(u64, Reply<TakeBeaconSnapshot>)>,
     cadence: Cadence,
+    pace: Pace,
     clock: Clock,
     randomness: Randomness,
     made_ms: u64,
@@ -63,6 +64,7 @@ impl BeaconService {
         randomness: Randomness,
     ) -> Self {
         Self {
+            pace: Pace::new(core.planner().config().max_lag),
             core,
             log_next: log.next(),
             journal: Journal::new(log),
@@ -98,7 +100,7 @@ impl BeaconService {
         } else {
             self.cadence.heartbeat_ms
         };
-        self.made_ms.saturating_add(wait)
+        self.made_ms.saturating_add(wait * self.pace.factor(planner.head().number()))
     }
 
     /// Makes a block if one is due, and sets the timer for the next look.
@@ -185,6 +187,10 @@ impl Handle<Announce> for BeaconService {
         reply: Reply<Announce>,
         cx: &mut Cx<'_, Self>,
     ) {
+        if let Some(anchor) = &announce.anchor {
+            let head = self.core.planner().head().number();
+            self.pace.heard(announce.from, anchor.cut, head);
+        }
         reply.send(self.core.announce(announce));
         self.look(cx);
     }

@@ -4,6 +4,7 @@ mod acks;
 mod actor;
 mod core;
 pub mod grpc;
+mod pace;
 mod snapshot;
 
 pub use self::actor::{BeaconService, Cadence, Clock, Randomness};

@@ -5,34 +5,46 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall as _;
-use anyhow::Context as _;
 use atoll_tests::{
     api::Api,
-    contracts::{Hop, Token, hop, token},
+    contracts::{self, Hop, Token, hop, token},
     wallet::{Plan, Signed, Wallet},
 };
+use atoll_types::Placement;
 use atoll_wire::v1::{
     GetReceiptRequest, SubmitTransactionRequest, TransactionFinality, TransactionKind,
     TransactionReceipt, get_receipt_request::Wait, ledger_service_client::LedgerServiceClient,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
-use crate::{net, trace::Trace};
+use crate::{
+    net::{self, Card},
+    trace::Trace,
+};
 
 /// Wei that every account begins with.
 pub const BEGIN_WEI: u64 = 10_000_000_000_000_000_000;
 /// Tokens that every account gets at first, of each kind.
-const MINTED: u64 = 1_000_000;
+pub(crate) const MINTED: u64 = 1_000_000;
 /// How long a client waits for one answer.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
 /// Links of the chain of contracts that calls one another.
 const HOPS: usize = 3;
+/// Books, each with accounts that hold so much at first, and lists.
+pub(crate) const BOOKS: usize = 3;
+pub(crate) const BOOK_ACCOUNTS: usize = 4;
+pub(crate) const HELD: u64 = 1_000;
+pub(crate) const LISTS: usize = 3;
 
 /// Where the cluster's public API is found.
 pub const GATEWAY: &str = "http://gateway:50051";
@@ -52,19 +64,37 @@ pub enum Phase {
 }
 
 /// What a transaction is to do, for the sums at the end.
-#[derive(Clone, Copy, Debug)]
-enum Deed {
-    Pay { to: usize, wei: u64 },
-    Token { token: usize, to: usize, amount: u64 },
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    Pay {
+        to: usize,
+        wei: u64,
+    },
+    Token {
+        token: usize,
+        to: usize,
+        amount: u64,
+    },
+    /// Moves an amount from an account of a book to one of another.
+    Move {
+        from: (usize, usize),
+        to: (usize, usize),
+        amount: u64,
+    },
+    /// Appends values to lists of books, all or none.
+    Append(Vec<Step>),
     Other,
 }
 
+/// Book, list and value.
+pub(crate) type Step = (usize, usize, u64);
+
 /// A transaction, and what clients were told of it.
-struct Told {
-    deed: Deed,
-    from: usize,
+pub(crate) struct Told {
+    pub deed: Deed,
+    pub from: usize,
     executed: Option<TransactionReceipt>,
-    done: Option<TransactionReceipt>,
+    pub done: Option<TransactionReceipt>,
 }
 
 /// What clients know, and what is wrong with it.
@@ -72,16 +102,23 @@ pub struct Book {
     pub phase: Cell<Phase>,
     /// Wallets that have nothing under way.
     idle: Cell<usize>,
-    told: RefCell<BTreeMap<B256, Told>>,
+    pub(crate) told: RefCell<BTreeMap<B256, Told>>,
     pub violations: RefCell<Vec<String>>,
     /// What each client waits for.
     waits: RefCell<BTreeMap<usize, String>>,
     accounts: usize,
     pub acknowledged: Cell<u64>,
+    placement: Placement,
+    /// The shard behind the newest answer that a transaction was executed.
+    answered: Cell<Option<u16>>,
+    /// Values appended to lists so far.
+    values: Cell<u64>,
+    /// How often all books were read at one cut.
+    pub cuts_read: Cell<u64>,
 }
 
 impl Book {
-    pub fn new(accounts: usize) -> Rc<Self> {
+    pub fn new(accounts: usize, placement: Placement) -> Rc<Self> {
         Rc::new(Self {
             phase: Cell::new(Phase::Setup),
             idle: Cell::new(0),
@@ -90,6 +127,10 @@ impl Book {
             waits: RefCell::default(),
             accounts,
             acknowledged: Cell::new(0),
+            placement,
+            answered: Cell::new(None),
+            values: Cell::new(0),
+            cuts_read: Cell::new(0),
         })
     }
 
@@ -103,8 +144,21 @@ impl Book {
         waits.join("; ")
     }
 
+    /// The shard behind the last answer that a transaction was executed, once.
+    pub fn take_answered(&self) -> Option<u16> {
+        self.answered.take()
+    }
+
     pub fn violation(&self, what: String) {
         self.violations.borrow_mut().push(what);
+    }
+
+    /// Somebody was told that nobody knows a transaction.
+    fn hear_unknown(&self, hash: B256) {
+        let told = self.told.borrow();
+        if told.get(&hash).is_some_and(|told| told.executed.is_some() || told.done.is_some()) {
+            self.violation(format!("durable-ack: {hash} was executed and is not known"));
+        }
     }
 
     /// Takes down what a client was told, and compares it with what was told before.
@@ -145,6 +199,10 @@ impl Book {
         };
         if place.is_none() {
             self.acknowledged.set(self.acknowledged.get() + 1);
+            if finality == TransactionFinality::Executed {
+                let sender = Address::try_from(&receipt.sender[..]).unwrap_or_default();
+                self.answered.set(Some(self.placement.owner(&sender).0));
+            }
             *place = Some(receipt.clone());
         }
     }
@@ -153,11 +211,12 @@ impl Book {
 /// What all clients of a run share.
 pub struct Clients {
     pub book: Rc<Book>,
-    api: Api,
+    pub(crate) api: Api,
     trace: Trace,
-    addresses: Vec<Address>,
-    tokens: Vec<Address>,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) tokens: Vec<Address>,
     hops: Vec<Address>,
+    pub(crate) books: Vec<Address>,
 }
 
 /// Keys of the accounts of a seed.
@@ -168,7 +227,9 @@ pub fn wallets(seed: u64, count: usize) -> anyhow::Result<Vec<Wallet>> {
 /// Contracts that the first wallet creates: where they will be, in the order of its nonces.
 pub fn contracts(wallets: &[Wallet], shards: u16) -> Vec<(Address, u16)> {
     let creator = wallets[0].address();
-    (0..2 + HOPS as u64).map(|nonce| (creator.create(nonce), nonce as u16 % shards)).collect()
+    (0..(2 + HOPS + BOOKS) as u64)
+        .map(|nonce| (creator.create(nonce), nonce as u16 % shards))
+        .collect()
 }
 
 /// Runs all clients until the run is done.
@@ -183,7 +244,10 @@ pub async fn run(
         .http2_keep_alive_interval(Duration::from_secs(3))
         .keep_alive_timeout(Duration::from_secs(3))
         .keep_alive_while_idle(true);
-    let channel: Channel = net::connect(&endpoint, "client", &trace);
+    let channel: Channel = net::connect(
+        &endpoint,
+        &Card::new("client", &trace, Arc::new(AtomicBool::new(true)), Arc::default()),
+    );
     let client = LedgerServiceClient::new(channel).max_decoding_message_size(64 << 20);
     let made: Vec<Address> = contracts(&wallets, 1).into_iter().map(|(a, _)| a).collect();
     let clients = Rc::new(Clients {
@@ -192,7 +256,8 @@ pub async fn run(
         trace,
         addresses: wallets.iter().map(Wallet::address).collect(),
         tokens: made[..2].to_vec(),
-        hops: made[2..].to_vec(),
+        hops: made[2..2 + HOPS].to_vec(),
+        books: made[2 + HOPS..].to_vec(),
     });
     let mut wallets = wallets;
     clients.set_up(&mut wallets[0]).await?;
@@ -201,7 +266,7 @@ pub async fn run(
         let random = StdRng::seed_from_u64(seed ^ (index as u64 + 1) << 32);
         clients.clone().act(index, wallet, random)
     });
-    futures::future::join_all(all).await;
+    futures::future::join(futures::future::join_all(all), clients.watch()).await;
     clients.reach(Phase::Audit).await;
     clients.audit().await?;
     clients.book.phase.set(Phase::Done);
@@ -219,6 +284,9 @@ impl Clients {
         let mut codes = vec![token("ONE")?, token("TWO")?];
         for link in 0..HOPS {
             codes.push(hop(self.hops.get(link + 1).copied().unwrap_or_default())?);
+        }
+        for _ in 0..BOOKS {
+            codes.push(contracts::book(BOOK_ACCOUNTS as u64, HELD)?);
         }
         for code in codes {
             self.bring(0, wallet.sign(&Plan::create(code))?, Deed::Other).await;
@@ -248,8 +316,14 @@ impl Clients {
                 }
             }
             for (signed, deed) in &burst {
-                self.note(index, signed.hash, *deed);
+                self.note(index, signed.hash, deed.clone());
                 self.offer(signed).await;
+            }
+            for (signed, _) in &burst {
+                // Some want to know at once when it is executed.
+                if random.random_bool(0.5) {
+                    let _ = self.ask(signed.hash, Wait::Executed).await;
+                }
             }
             for (signed, deed) in burst {
                 self.bring(index, signed, deed).await;
@@ -261,12 +335,12 @@ impl Clients {
 
     fn plan(&self, random: &mut StdRng) -> (Plan, Deed) {
         let to = random.random_range(0..self.addresses.len());
-        match random.random_range(0..10) {
-            0..=3 => {
+        match random.random_range(0..16) {
+            0..=4 => {
                 let wei = random.random_range(1..1_000_000);
                 (Plan::pay(self.addresses[to], wei), Deed::Pay { to, wei })
             }
-            4..=7 => {
+            5..=8 => {
                 let token = random.random_range(0..self.tokens.len());
                 let amount = random.random_range(1..100);
                 let call =
@@ -274,13 +348,53 @@ impl Clients {
                 let plan = Plan::call(self.tokens[token], call.abi_encode()).gas(200_000);
                 (plan, Deed::Token { token, to, amount })
             }
-            _ => {
+            9..=10 => {
                 let hop = random.random_range(0..self.hops.len());
                 let fail = random.random_bool(0.2);
                 let call = Hop::hopCall { amount: U256::from(1), failAtEnd: fail };
                 (Plan::call(self.hops[hop], call.abi_encode()).gas(500_000), Deed::Other)
             }
+            11..=13 => self.plan_move(random),
+            _ => self.plan_append(random),
         }
+    }
+
+    /// At times more than there is: then it reverts.
+    fn plan_move(&self, random: &mut StdRng) -> (Plan, Deed) {
+        let mut place = || (random.random_range(0..BOOKS), random.random_range(0..BOOK_ACCOUNTS));
+        let (from, to) = (place(), place());
+        let amount = random.random_range(1..HELD * 3 / 4);
+        let call = contracts::Book::moveCall {
+            from: U256::from(from.1),
+            to: self.books[to.0],
+            account: U256::from(to.1),
+            amount: U256::from(amount),
+        };
+        let plan = Plan::call(self.books[from.0], call.abi_encode()).gas(300_000);
+        (plan, Deed::Move { from, to, amount })
+    }
+
+    /// Which keys it writes depends on how long the lists are when it runs.
+    fn plan_append(&self, random: &mut StdRng) -> (Plan, Deed) {
+        let values = &self.book.values;
+        let mut steps = Vec::new();
+        for _ in 0..random.random_range(1..=3) {
+            values.set(values.get() + 1);
+            let (book, list) = (random.random_range(0..BOOKS), random.random_range(0..LISTS));
+            steps.push((book, list, values.get()));
+        }
+        let first = random.random_range(0..BOOKS);
+        let call = self.steps(&steps);
+        (Plan::call(self.books[first], call).gas(1_500_000), Deed::Append(steps))
+    }
+
+    pub(crate) fn steps(&self, steps: &[Step]) -> Vec<u8> {
+        let step = |(book, list, value): &Step| contracts::Book::Step {
+            book: self.books[*book],
+            list: U256::from(*list),
+            value: U256::from(*value),
+        };
+        contracts::Book::runCall { steps: steps.iter().map(step).collect() }.abi_encode()
     }
 
     fn note(&self, from: usize, hash: B256, deed: Deed) {
@@ -328,7 +442,7 @@ impl Clients {
         self.book.waits.borrow_mut().remove(&from);
     }
 
-    async fn ask(&self, hash: B256, wait: Wait) -> Result<TransactionFinality, String> {
+    pub(crate) async fn ask(&self, hash: B256, wait: Wait) -> Result<TransactionFinality, String> {
         let request = GetReceiptRequest {
             hash: hash.to_vec().into(),
             wait: wait.into(),
@@ -338,71 +452,16 @@ impl Clients {
         let answer = tokio::time::timeout(PATIENCE, client.get_receipt(request)).await;
         let receipt = match answer {
             Ok(Ok(reply)) => reply.into_inner().receipt.ok_or("a reply without a receipt")?,
-            Ok(Err(status)) => return Err(format!("{:?} {}", status.code(), status.message())),
+            Ok(Err(status)) => {
+                if status.code() == Code::NotFound {
+                    self.book.hear_unknown(hash);
+                }
+                return Err(format!("{:?} {}", status.code(), status.message()));
+            }
             Err(_) => return Err("no answer".to_owned()),
         };
         self.trace.note("client", "hears", format!("{receipt:?}").as_bytes());
         self.book.hear(hash, &receipt);
         Ok(receipt.finality())
-    }
-
-    /// Asks for everything again, and whether accounts and tokens are what the receipts lead to.
-    async fn audit(&self) -> anyhow::Result<()> {
-        let hashes: Vec<B256> = self.book.told.borrow().keys().copied().collect();
-        for hash in hashes {
-            let mut tries = 0;
-            while self.ask(hash, Wait::Final).await != Ok(TransactionFinality::Final) {
-                tries += 1;
-                if tries > 60 {
-                    self.book.violation(format!("durable-ack: {hash} was final and is not known"));
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-        let count = self.addresses.len();
-        let mut wei = vec![U256::from(BEGIN_WEI); count];
-        let mut tokens = vec![vec![U256::from(MINTED); count]; self.tokens.len()];
-        let mut nonces = vec![0_u64; count];
-        let mut cut = 0;
-        for Told { deed, from, done, .. } in self.book.told.borrow().values() {
-            let Some(done) = done else { continue };
-            cut = cut.max(done.cut);
-            nonces[*from] += 1;
-            let price = U256::from_be_slice(&done.effective_gas_price);
-            wei[*from] -= price * U256::from(done.gas_used);
-            match *deed {
-                Deed::Pay { to, wei: amount } if done.status => {
-                    wei[*from] -= U256::from(amount);
-                    wei[to] += U256::from(amount);
-                }
-                Deed::Token { token, to, amount } if done.status => {
-                    tokens[token][*from] -= U256::from(amount);
-                    tokens[token][to] += U256::from(amount);
-                }
-                _ => {}
-            }
-        }
-        for (index, address) in self.addresses.iter().enumerate() {
-            let account =
-                self.api.account(*address, cut).await.context("cannot read an account")?;
-            let found = (account.nonce, account.balance);
-            let expected = (nonces[index], wei[index]);
-            if found != expected {
-                let what = format!("exactly-once: {address} has {found:?}, not {expected:?}");
-                self.book.violation(what);
-            }
-            for (token, balances) in self.tokens.iter().zip(&tokens) {
-                let call = Token::balanceOfCall { account: *address };
-                let reply = self.api.call(*token, call.abi_encode().into(), cut).await?;
-                let found = U256::from_be_slice(&reply.return_data);
-                if found != balances[index] {
-                    let expected = balances[index];
-                    let what = format!("atomicity: {address} has {found} {token}, not {expected}");
-                    self.book.violation(what);
-                }
-            }
-        }
-        Ok(())
     }
 }

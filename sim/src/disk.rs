@@ -2,9 +2,11 @@
 //! was not synced, and fail when they are told to.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     ops::ControlFlow,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,7 +20,7 @@ use atoll_store::{
 };
 use rand::{Rng as _, rngs::StdRng};
 
-use crate::{run::Planted, trace::Trace};
+use crate::{planted::Planted, trace::Trace};
 
 /// A disk: what is kept through crashes of its machine.
 #[derive(Default)]
@@ -31,9 +33,41 @@ pub struct Disk {
 struct State {
     /// The file that the log writes, and how much of it is durable.
     durable: Option<(PathBuf, u64)>,
+    /// Other files that may not be durable, by their number.
+    files: BTreeMap<u64, Fresh>,
+    /// Renames of directories that were not synced, from and to.
+    renames: Vec<(PathBuf, PathBuf)>,
+    /// Steps with such files after which the machine dies.
+    die_after: Option<u32>,
+    died: bool,
     fail_sync: bool,
     full: bool,
     planted: Option<Planted>,
+}
+
+/// A file of which a part is durable.
+struct Fresh {
+    path: PathBuf,
+    durable: u64,
+}
+
+/// Takes away what of a file is not durable, all or a part of it; what is left may be torn. Returns how
+/// many bytes are lost.
+fn tear(path: &Path, durable: u64, random: &mut StdRng) -> io::Result<u64> {
+    // Of one that was removed meanwhile, nothing is left to lose.
+    let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(0) };
+    let lost = file.metadata()?.len().saturating_sub(durable);
+    if lost == 0 {
+        return Ok(0);
+    }
+    let left = random.random_range(0..=lost);
+    file.set_len(durable + left)?;
+    if left > 0 && random.random_bool(0.5) {
+        let at = durable + random.random_range(0..left);
+        let noise: Vec<u8> = (at..durable + left).map(|_| random.random()).collect();
+        file.write_all_at(&noise, at)?;
+    }
+    Ok(lost - left)
 }
 
 impl Disk {
@@ -54,24 +88,37 @@ impl Disk {
         self.lock().planted = bug;
     }
 
-    /// Takes away what was not synced, all or a part of it; what is left may be torn.
+    /// After so many more steps of writing a snapshot the machine dies.
+    pub fn die_after(&self, steps: u32) {
+        self.lock().die_after = Some(steps);
+    }
+
+    pub fn die_not(&self) {
+        self.lock().die_after = None;
+    }
+
+    /// Whether the machine has died so.
+    pub fn take_died(&self) -> bool {
+        std::mem::take(&mut self.lock().died)
+    }
+
+    /// Takes away what was not synced: ends of files, and names. Returns how many bytes are lost.
     pub fn cut_power(&self, random: &mut StdRng) -> io::Result<u64> {
-        let Some((path, durable)) = self.lock().durable.clone() else { return Ok(0) };
-        // Of a log that was cut meanwhile, everything is durable.
-        let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(0) };
-        let length = file.metadata()?.len();
-        let lost = length.saturating_sub(durable);
-        if lost == 0 {
-            return Ok(0);
+        let mut state = self.lock();
+        let mut lost = 0;
+        if let Some((path, durable)) = &state.durable {
+            lost += tear(path, *durable, random)?;
         }
-        let left = random.random_range(0..=lost);
-        file.set_len(durable + left)?;
-        if left > 0 && random.random_bool(0.5) {
-            let at = durable + random.random_range(0..left);
-            let noise: Vec<u8> = (at..durable + left).map(|_| random.random()).collect();
-            std::os::unix::fs::FileExt::write_all_at(&file, &noise, at)?;
+        for (from, to) in std::mem::take(&mut state.renames).into_iter().rev() {
+            if random.random_bool(0.5) && fs::rename(&to, &from).is_ok() {
+                let moved = state.files.values_mut().filter(|file| file.path == to);
+                moved.for_each(|file| file.path.clone_from(&from));
+            }
         }
-        Ok(lost - left)
+        for file in std::mem::take(&mut state.files).into_values() {
+            lost += tear(&file.path, file.durable, random)?;
+        }
+        Ok(lost)
     }
 
     /// Opens what is on the disk, for a process that lives as long as `alive` says.
@@ -118,6 +165,23 @@ fn dead() -> StoreError {
 impl Mortal {
     fn check(&self) -> Result<(), StoreError> {
         if self.alive.load(Ordering::Relaxed) { Ok(()) } else { Err(dead()) }
+    }
+
+    /// Counts a step with a file that is not the log; the machine may die at it.
+    fn step(&self) -> io::Result<()> {
+        self.check_room()?;
+        let mut state = self.disk.lock();
+        match state.die_after {
+            Some(0) => {
+                (state.die_after, state.died) = (None, true);
+                self.alive.store(false, Ordering::Relaxed);
+                Err(io::Error::other(dead()))
+            }
+            left => {
+                state.die_after = left.map(|left| left - 1);
+                Ok(())
+            }
+        }
     }
 
     fn check_room(&self) -> io::Result<()> {
@@ -255,32 +319,56 @@ impl Index for Mortal {
 
 impl Files for Mortal {
     fn create(&self, path: &Path) -> io::Result<File> {
-        self.check_room()?;
-        RealFiles.create(path)
+        self.step()?;
+        let file = RealFiles.create(path)?;
+        let fresh = Fresh { path: path.to_owned(), durable: 0 };
+        self.disk.lock().files.insert(file.metadata()?.ino(), fresh);
+        Ok(file)
     }
 
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        self.check_room()?;
+        if let Err(error) = self.step() {
+            // Dying, it has written a part.
+            RealFiles.write(file, &bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
         RealFiles.write(file, bytes)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        self.check_room()?;
-        RealFiles.sync(file)
+        self.step()?;
+        let (number, length) = (file.metadata()?.ino(), file.metadata()?.len());
+        let mut state = self.disk.lock();
+        if state.planted != Some(Planted::RawSnapshot)
+            && let Some(file) = state.files.get_mut(&number)
+        {
+            file.durable = length;
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.check_room()?;
-        RealFiles.rename(from, to)
+        self.step()?;
+        RealFiles.rename(from, to)?;
+        let mut state = self.disk.lock();
+        let moved = state.files.values_mut().filter(|file| file.path == from);
+        moved.for_each(|file| to.clone_into(&mut file.path));
+        state.renames.push((from.to_owned(), to.to_owned()));
+        Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.check_room()?;
-        RealFiles.sync_dir(dir)
+        self.step()?;
+        self.disk.lock().renames.retain(|(_, to)| to.parent() != Some(dir));
+        Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check().map_err(io::Error::other)?;
-        fs::remove_file(path)
+        fs::remove_file(path)?;
+        let mut state = self.disk.lock();
+        state.files.retain(|_, file| file.path != path);
+        state.renames.retain(|(_, to)| to != path);
+        Ok(())
     }
 }

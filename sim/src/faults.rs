@@ -23,6 +23,15 @@ pub enum Fault {
     Hold { a: usize, b: usize },
     /// Each job of a machine takes up to so long.
     Slow { host: usize, most_ms: u64 },
+    /// A process is stopped, as by SIGSTOP, and continued: meanwhile nothing reaches it or leaves it, and
+    /// its jobs stand still; its timers pile up work.
+    Freeze { host: usize },
+    /// Requests reach a machine a second time, at once or later.
+    Repeat { host: usize },
+    /// The machine behind the next answer to a client loses its power right after it.
+    CutAtAnswer,
+    /// A machine dies after so many steps of writing a snapshot.
+    DieInSnapshot { host: usize, after: u32 },
     /// A sync of a log fails.
     FailedSync { host: usize },
     /// A disk is full.
@@ -43,6 +52,10 @@ impl Fault {
             Self::Delay { .. } => "delay",
             Self::Hold { .. } => "hold",
             Self::Slow { .. } => "slow",
+            Self::Freeze { .. } => "freeze",
+            Self::Repeat { .. } => "repeat",
+            Self::CutAtAnswer => "cut-at-answer",
+            Self::DieInSnapshot { .. } => "die-in-snapshot",
             Self::FailedSync { .. } => "failed-sync",
             Self::Full { .. } => "full",
             Self::Clock { .. } => "clock",
@@ -107,7 +120,7 @@ fn one(random: &mut StdRng, hosts: usize, disks: usize) -> Fault {
     let disk = random.random_range(0..disks);
     let a = random.random_range(0..hosts);
     let b = (a + random.random_range(1..hosts)) % hosts;
-    match random.random_range(0..16) {
+    match random.random_range(0..22) {
         0..=2 => Fault::Kill { host },
         3..=5 => Fault::PowerCut { host: disk },
         6 => Fault::Stop { host },
@@ -118,6 +131,10 @@ fn one(random: &mut StdRng, hosts: usize, disks: usize) -> Fault {
         12 => Fault::Slow { host: disk, most_ms: random.random_range(5..800) },
         13 => Fault::FailedSync { host: disk },
         14 => Fault::Full { host: disk },
+        15..=16 => Fault::Freeze { host },
+        17 => Fault::Repeat { host },
+        18..=19 => Fault::CutAtAnswer,
+        20 => Fault::DieInSnapshot { host: disk, after: random.random_range(0..12) },
         _ => {
             let hour = 3_600_000;
             Fault::Clock { host, by_ms: random.random_range(-hour..=hour) }

@@ -7,10 +7,15 @@
 //! ever acknowledged is asked for again. [`machine`] is what a process finds around itself, [`faults`]
 //! what breaks, [`client`] what clients do and what they check.
 
+mod audit;
 pub mod client;
 pub mod disk;
+pub mod driver;
 pub mod faults;
+pub mod frames;
+pub mod layout;
 pub mod machine;
 pub mod net;
+pub mod planted;
 pub mod run;
 pub mod trace;

@@ -21,7 +21,12 @@ use atoll_gateway::Pool;
 use atoll_state::TreeConfig;
 use atoll_tree::MemoryScratch;
 use atoll_types::B256;
-use axum::{http::HeaderValue, response::Response};
+use axum::{
+    extract::Request,
+    http::HeaderValue,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use futures::future::{BoxFuture, Either};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tonic::{
@@ -31,7 +36,11 @@ use tonic::{
 use tower::util::MapResponseLayer;
 use turmoil::net::TcpListener;
 
-use crate::{disk::Disk, net, trace::Trace};
+use crate::{
+    disk::Disk,
+    net::{self, Card, Frozen},
+    trace::Trace,
+};
 
 /// Time of the simulation's beginning, in milliseconds since 1970.
 pub const BEGIN_MS: u64 = 1_700_000_000_000;
@@ -46,6 +55,11 @@ pub struct Host {
     pub skew_ms: AtomicI64,
     /// How long its jobs take at the most, in microseconds.
     pub slow_us: AtomicU64,
+    /// How often a request that reaches it is done twice, in percent.
+    pub repeats: AtomicU64,
+    /// Until when its process is stopped, in microseconds since the beginning.
+    frozen_until_us: AtomicU64,
+    frozen: Arc<Frozen>,
     /// Whether the process on it is to stop in good order, and whether it has.
     pub stop: AtomicBool,
     pub stopped: AtomicBool,
@@ -53,6 +67,10 @@ pub struct Host {
     ended: Mutex<Option<String>>,
     /// Why a process could not start.
     failed: Mutex<Option<String>>,
+    /// That of the process on it, or of the last one.
+    card: Mutex<Option<Card>>,
+    /// Whether what is started next only closes what the last process left open.
+    pub closing: AtomicBool,
     alive: Mutex<Arc<AtomicBool>>,
     random: Mutex<StdRng>,
 }
@@ -70,10 +88,15 @@ impl Host {
             trace,
             skew_ms: AtomicI64::new(0),
             slow_us: AtomicU64::new(500),
+            repeats: AtomicU64::new(0),
+            frozen_until_us: AtomicU64::new(0),
+            frozen: Arc::default(),
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ended: Mutex::default(),
             failed: Mutex::default(),
+            card: Mutex::default(),
+            closing: AtomicBool::new(false),
             alive: Mutex::default(),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
         }
@@ -83,6 +106,18 @@ impl Host {
     pub fn kill(&self) {
         lock(&self.alive).store(false, Ordering::Relaxed);
         lock(&self.ended).take();
+    }
+
+    /// Stops the process until it is continued, at the latest then.
+    pub fn freeze(&self, until: Duration) {
+        self.frozen_until_us.store(until.as_micros() as u64, Ordering::Relaxed);
+        self.frozen.set(true);
+    }
+
+    /// Has it go on.
+    pub fn thaw(&self) {
+        self.frozen_until_us.store(0, Ordering::Relaxed);
+        self.frozen.set(false);
     }
 
     /// Why the process has ended, if it has by itself.
@@ -95,13 +130,26 @@ impl Host {
         lock(&self.failed).clone()
     }
 
+    /// What the simulation starts on the machine.
+    pub fn begin(self: Arc<Self>) -> impl Future<Output = turmoil::Result> + use<> {
+        if self.closing.swap(false, Ordering::Relaxed) {
+            if let Some(card) = &*lock(&self.card) {
+                card.close_left();
+            }
+            return Either::Left(std::future::pending());
+        }
+        Either::Right(self.run())
+    }
+
     /// The process: starts the services and keeps them until it is told to stop.
-    pub async fn run(self: Arc<Self>) -> turmoil::Result {
+    async fn run(self: Arc<Self>) -> turmoil::Result {
         let alive = Arc::new(AtomicBool::new(true));
         *lock(&self.alive) = alive.clone();
         self.stop.store(false, Ordering::Relaxed);
         self.stopped.store(false, Ordering::Relaxed);
-        let world = Arc::new(Here { host: self.clone(), alive });
+        let card = Card::new(&self.name, &self.trace, alive.clone(), self.frozen.clone());
+        *lock(&self.card) = Some(card.clone());
+        let world = Arc::new(Here { host: self.clone(), alive, card });
         match atoll::cluster::Cluster::start_in(&self.config, world).await {
             Ok(cluster) => {
                 while !self.stop.load(Ordering::Relaxed) {
@@ -124,6 +172,7 @@ impl Host {
 struct Here {
     host: Arc<Host>,
     alive: Arc<AtomicBool>,
+    card: Card,
 }
 
 /// What its jobs take, and its end.
@@ -136,7 +185,9 @@ impl Simulated for Jobs {
     fn delays(&self) -> (Duration, Duration) {
         let most = self.host.slow_us.load(Ordering::Relaxed);
         let draw = || self.host.random(|random| random.random_range(0..=most));
-        (Duration::from_micros(draw()), Duration::from_micros(draw()))
+        let now = turmoil::sim_elapsed().unwrap_or_default().as_micros() as u64;
+        let frozen = self.host.frozen_until_us.load(Ordering::Relaxed).saturating_sub(now);
+        (Duration::from_micros(frozen + draw()), Duration::from_micros(draw()))
     }
 
     fn ended(&self, reason: &str) {
@@ -190,17 +241,20 @@ impl World for Here {
     }
 
     fn connect(&self, endpoint: Endpoint) -> Channel {
-        net::connect(&endpoint, &self.host.name, &self.host.trace)
+        net::connect(&endpoint, &self.card)
     }
 
-    /// With a date in every answer, where the server would put that of the real clock.
+    /// With a date in every answer, where the server would put that of the real clock, and some requests
+    /// done twice.
     fn routes(&self, routes: Routes) -> Routes {
         let dated = MapResponseLayer::new(|mut response: Response| {
             let date = HeaderValue::from_static("Tue, 14 Nov 2023 22:13:20 GMT");
             response.headers_mut().insert("date", date);
             response
         });
-        routes.into_axum_router().layer(dated).into()
+        let host = self.host.clone();
+        let repeated = from_fn(move |request, next| repeat(host.clone(), request, next));
+        routes.into_axum_router().layer(repeated).layer(dated).into()
     }
 
     fn serve(
@@ -210,10 +264,10 @@ impl World for Here {
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>> {
-        let (at, trace) = (self.host.name.clone(), self.host.trace.clone());
+        let card = self.card.clone();
         Box::pin(async move {
             let listener = TcpListener::bind(listen).await?;
-            let incoming = net::incoming(listener, &at, &trace);
+            let incoming = net::incoming(listener, &card);
             let serving = Box::pin(router.serve_with_incoming(incoming));
             // tonic would tell its connections of the end in an order that no seed decides. They end
             // with the process.
@@ -226,6 +280,30 @@ impl World for Here {
             Ok(Served { address: listen, task: tokio::spawn(serving) })
         })
     }
+}
+
+/// Does a request, and at times once more, at once or later: what the second one is told nobody hears.
+async fn repeat(host: Arc<Host>, request: Request, next: Next) -> Response {
+    let percent = host.repeats.load(Ordering::Relaxed);
+    if percent == 0 || !host.random(|random| random.random_ratio(percent as u32, 100)) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let body = match axum::body::to_bytes(body, 64 << 20).await {
+        Ok(body) => body,
+        Err(error) => {
+            tracing::info!(%error, "a request that was to be repeated did not come whole");
+            return Response::new(axum::body::Body::empty());
+        }
+    };
+    let again = Request::from_parts(parts.clone(), body.clone().into());
+    let wait = Duration::from_millis(host.random(|random| random.random_range(0..3_000)));
+    let later = next.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        let _ = tokio::time::timeout(Duration::from_secs(10), later.run(again)).await;
+    });
+    next.run(Request::from_parts(parts, body.into())).await
 }
 
 /// A fast directory for the disks of one run.

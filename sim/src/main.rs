@@ -1,11 +1,17 @@
 //! `cargo run --release -p sim -- --seeds N`: runs of many seeds, and what went wrong in them.
 
-use std::{collections::VecDeque, process::ExitCode, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    process::ExitCode,
+    sync::Mutex,
+    time::Duration,
+};
 
 use clap::Parser as _;
 use sim::{
     faults::Counts,
-    run::{Options, Planted, Report, run},
+    planted::Planted,
+    run::{Options, Report, run},
 };
 
 /// Runs the real services in a simulated world, and breaks it.
@@ -26,36 +32,39 @@ struct Arguments {
     /// Runs at a time, each on a thread of its own.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Put a bug into the disks, to see that it is found: `no-sync` or `late-log`.
+    /// Put a bug into the cluster, to see that it is found; `all`: one after the other. Those of the
+    /// protocol need `--features planted`, which no release is built with.
     #[arg(long)]
-    planted: Option<Planted>,
+    planted: Option<String>,
 }
 
 impl Arguments {
-    fn options(&self, seed: u64) -> Options {
+    fn options(&self, seed: u64, planted: Option<Planted>) -> Options {
         Options {
             chaos: Duration::from_secs(self.chaos),
             accounts: self.accounts,
-            planted: self.planted,
+            planted,
             ..Options::new(seed)
         }
     }
 
     /// The command that carries out one run again.
-    fn command(&self, seed: u64) -> String {
+    fn command(&self, seed: u64, planted: Option<Planted>) -> String {
         let Self { chaos, accounts, .. } = self;
-        let planted = self.planted.map_or(String::new(), |bug| format!(" --planted {bug}"));
+        let planted = planted.map_or(String::new(), |bug| format!(" --planted {bug}"));
         format!(
             "cargo run --release -p sim -- --seeds 1 --from {seed} --chaos {chaos} --accounts \
              {accounts}{planted}"
         )
     }
 
-    fn show(&self, report: &Report) {
-        let Report { seed, shards, time, faults, acknowledged, violations, trace } = report;
+    fn show(&self, report: &Report, planted: Option<Planted>) {
+        let Report { seed, layout, time, faults, acknowledged, violations, trace, .. } = report;
+        let split = layout.split.map_or(String::new(), |shard| format!(" ({shard} is split)"));
+        let shards = layout.shards;
         let (events, digest) = trace;
         println!(
-            "seed {seed}: {shards} shards, {:.1} s, {acknowledged} acknowledged, faults: {faults}; \
+            "seed {seed}: {shards} shards{split}, {:.1} s, {acknowledged} acknowledged, faults: {faults}; \
              {events} events, digest {digest}",
             time.as_secs_f64()
         );
@@ -63,7 +72,7 @@ impl Arguments {
             println!("  VIOLATION {violation}");
         }
         if !violations.is_empty() {
-            println!("  again: {}", self.command(*seed));
+            println!("  again: {}", self.command(*seed, planted));
         }
     }
 }
@@ -71,22 +80,54 @@ impl Arguments {
 fn main() -> ExitCode {
     atoll_tests::log();
     let arguments = Arguments::parse();
+    let bug = match arguments.planted.as_deref() {
+        None => None,
+        Some("all") => return all_bugs(&arguments),
+        Some(name) => match name.parse() {
+            Ok(bug) => Some(bug),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
+    let sums = runs(&arguments, bug);
+    println!("{sums}");
+    if sums.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Plants one bug after the other. Fails if one is not found, or if there is one that nobody planted.
+fn all_bugs(arguments: &Arguments) -> ExitCode {
+    let mut table = Vec::new();
+    for bug in [None].into_iter().chain(Planted::all().into_iter().map(Some)) {
+        let sums = runs(arguments, bug);
+        let name = bug.map_or("none".to_owned(), |bug| bug.to_string());
+        let kinds: Vec<String> =
+            sums.kinds.iter().map(|(kind, seeds)| format!("{kind} {seeds}")).collect();
+        let (found, runs) = (sums.bad.len(), sums.runs);
+        println!("| {name} | {found} of {runs} | {} |", kinds.join(", "));
+        table.push(sums.bad.is_empty() == bug.is_none());
+    }
+    if table.iter().all(|good| *good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn runs(arguments: &Arguments, bug: Option<Planted>) -> Sums {
     let seeds: VecDeque<u64> = (arguments.from..arguments.from + arguments.seeds).collect();
     let (seeds, sums) = (Mutex::new(seeds), Mutex::new(Sums::default()));
     std::thread::scope(|scope| {
         for _ in 0..arguments.threads.max(1) {
             scope.spawn(|| {
                 while let Some(seed) = seeds.lock().ok().and_then(|mut seeds| seeds.pop_front()) {
-                    let ran = run(&arguments.options(seed));
+                    let ran = run(&arguments.options(seed, bug));
                     let Ok(mut sums) = sums.lock() else { return };
                     match ran {
                         Ok(report) => {
-                            arguments.show(&report);
+                            arguments.show(&report, bug);
                             sums.add(&report);
                         }
                         Err(error) => {
                             println!("seed {seed}: the simulation does not work: {error:#}");
-                            println!("  again: {}", arguments.command(seed));
+                            println!("  again: {}", arguments.command(seed, bug));
                             sums.bad.push(seed);
                         }
                     }
@@ -94,9 +135,7 @@ fn main() -> ExitCode {
             });
         }
     });
-    let sums = sums.into_inner().unwrap_or_default();
-    println!("{sums}");
-    if sums.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    sums.into_inner().unwrap_or_default()
 }
 
 /// All runs together.
@@ -106,7 +145,10 @@ struct Sums {
     time: Duration,
     faults: Counts,
     acknowledged: u64,
+    cuts_read: u64,
     bad: Vec<u64>,
+    /// Seeds for each property that was violated.
+    kinds: BTreeMap<String, u64>,
 }
 
 impl Sums {
@@ -115,6 +157,12 @@ impl Sums {
         self.time += report.time;
         self.faults.merge(&report.faults);
         self.acknowledged += report.acknowledged;
+        self.cuts_read += report.cuts_read;
+        let kind = |violation: &String| violation.split(':').next().unwrap_or_default().to_owned();
+        let kinds: BTreeSet<String> = report.violations.iter().map(kind).collect();
+        for kind in kinds {
+            *self.kinds.entry(kind).or_default() += 1;
+        }
         if !report.violations.is_empty() {
             self.bad.push(report.seed);
         }
@@ -125,10 +173,11 @@ impl std::fmt::Display for Sums {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{} runs, {:.2} virtual hours, {} acknowledged",
+            "{} runs, {:.2} virtual hours, {} acknowledged, books read at {} cuts",
             self.runs,
             self.time.as_secs_f64() / 3_600.0,
-            self.acknowledged
+            self.acknowledged,
+            self.cuts_read
         )?;
         writeln!(f, "faults: {}", self.faults)?;
         match self.bad.as_slice() {

@@ -42,6 +42,7 @@ impl Trace {
         if let Some(file) = &mut events.file {
             // Only for whoever looks for the first difference.
             let _ = file.write_all(line.as_bytes());
+            let _ = writeln!(file, "  {}", content[..content.len().min(256)].escape_ascii());
         }
     }
 

@@ -19,6 +19,7 @@ mod remote;
 mod reply;
 mod serve;
 mod service;
+pub mod watch;
 mod work;
 
 pub use beat::Beat;

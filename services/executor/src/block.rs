@@ -117,7 +117,7 @@ pub(crate) async fn build_blocks(shared: Arc<Shared>) {
         let candidates = in_turn(candidates, |c| (c.tx.sender(), c.tx.nonce()));
         while !candidates.is_empty() {
             // Fails only if the sender is gone, and it is in `shared`.
-            let Ok(standing) = ground.wait_for(Option::is_some).await.map(|g| g.clone()) else {
+            let Ok(standing) = ground.wait_for(Option::is_some).await else {
                 return;
             };
             let Some(standing) = standing else { continue };
@@ -162,7 +162,7 @@ async fn look_again(shared: &Arc<Shared>) {
     let context = Context::none().with_timeout(shared.config.call_timeout);
     let reply = shared.state.sync.call(context, Sync { after: 0, wait_ms: 0, full: false }).await;
     if let Ok(reply) = reply
-        && shared.ground.borrow().as_ref().is_some_and(|g| g.tip.cut == reply.tip.cut)
+        && shared.ground.with(|ground| ground.as_ref().is_some_and(|g| g.tip.cut == reply.tip.cut))
     {
         shared.stand_on(reply.tip, None);
     }
@@ -456,7 +456,7 @@ impl Runner<'_> {
     }
 
     fn has_moved(&self) -> bool {
-        self.shared.ground.borrow().as_ref().is_none_or(|ground| ground.tip != self.ground.tip)
+        self.shared.ground.with(|ground| ground.as_ref().is_none_or(|g| g.tip != self.ground.tip))
     }
 
     fn end(&mut self, tx: &Tx, end: End) {

@@ -46,7 +46,7 @@ pub(crate) async fn predict(
     shared: Arc<Shared>,
     request: Predict,
 ) -> Result<PredictReply, ExecutorError> {
-    let ground = shared.ground.subscribe().wait_for(Option::is_some).await.map(|g| g.clone());
+    let ground = shared.ground.subscribe().wait_for(Option::is_some).await;
     let Ok(Some(ground)) = ground else {
         return Err(ExecutorError::State { reason: "it has not been heard from".into() });
     };

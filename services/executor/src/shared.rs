@@ -16,10 +16,10 @@ use atoll_api::{
     state::{Quarantine, Read, StateClient, Tip},
 };
 use atoll_evm::{Ahead, Bytecode, CodeCache, Helpers, Job, Parallelism};
-use atoll_fabric::Context;
+use atoll_fabric::{Context, watch};
 use atoll_meter::{Counter, Work};
 use atoll_types::{Address, B256, BlockEnv, Placement, ShardId, StateKey, Tx};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::{actor::ExecutorConfig, budget::Budget, cache::Cache, hashes::Hashes};
 

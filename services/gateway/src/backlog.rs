@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy_primitives::map::HashMap;
-use tokio::sync::watch;
+use atoll_fabric::watch;
 
 use crate::feed::{Batch, Event};
 

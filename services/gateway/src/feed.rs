@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, map::HashMap};
 use atoll_api::state::{Feed, FeedEvent, FeedReply, Lookup, ReceiptEvent, StateError, TxStatus};
-use atoll_fabric::Context;
+use atoll_fabric::{Context, watch};
 use atoll_types::{Finality, ShardId};
-use tokio::sync::watch;
 
 use crate::ShardLinks;
 use crate::backlog::Backlog;

@@ -103,7 +103,7 @@ impl Receipts {
                 Ok(Err(_)) => return Err(Status::unavailable("the gateway is stopping")),
                 Err(_) => return Ok(status),
             }
-            let Notice { status: told, look_up } = wait.notice.borrow_and_update().clone();
+            let Notice { status: told, look_up } = wait.notice.get_and_update();
             if told.is_some() {
                 status = told;
             }

@@ -278,7 +278,7 @@ async fn late_leases(
     let newest = asks.iter().map(|ask| ask.group.round).max().unwrap_or(0);
     let mut cut = shared.cut.subscribe();
     let _ = tokio::time::timeout(LATE_WAIT, cut.wait_for(|cut| *cut >= newest)).await;
-    let passed = *shared.cut.borrow();
+    let passed = shared.cut.get();
     let asks = asks.into_iter().filter(|ask| ask.group.round <= passed).collect();
     assemble::lease_late(shared, from, asks).await
 }

@@ -47,7 +47,7 @@ pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Resu
     if let Some(owner) = keys.chain(accounts).find(|owner| *owner != from) {
         return Err(Refusal::NotOwner { owner, here: from });
     }
-    let ahead = lease.group.round.saturating_sub(*shared.cut.borrow());
+    let ahead = lease.group.round.saturating_sub(shared.cut.get());
     if ahead > MAX_AHEAD || !lease.values.iter().all(|(key, value)| key.holds(value)) {
         return Err(Refusal::Malformed { what: format!("lease of shard {from}") });
     }
@@ -56,7 +56,7 @@ pub(crate) fn check_lease(shared: &Shared, from: ShardId, lease: &Lease) -> Resu
 
 /// Checks what can be said of a request for values in flight.
 pub(crate) fn check_want(shared: &Shared, want: &Want) -> Result<(), Refusal> {
-    let ahead = want.source.round.saturating_sub(*shared.cut.borrow());
+    let ahead = want.source.round.saturating_sub(shared.cut.get());
     if ahead > MAX_AHEAD {
         return Err(Refusal::GroupNotOpen { group: want.source });
     }

@@ -124,13 +124,13 @@ fn first_attempt(cut: u64) -> u32 {
 
 impl Sorted {
     fn add(&mut self, shared: &Shared, job: Job, prediction: Prediction) {
-        let last_valid_round = *shared.cut.borrow() + shared.config.valid_rounds;
+        let last_valid_round = shared.cut.get() + shared.config.valid_rounds;
         match (job, prediction) {
             (Job::New { tx, .. }, Prediction::Uses { credit: true, .. }) => self.debits.push(tx),
             (Job::New { tx, .. }, Prediction::Uses { keys, .. }) => self.first.push(SharedTx {
                 tx,
                 origin: shared.shard(),
-                attempt: first_attempt(*shared.cut.borrow()),
+                attempt: first_attempt(shared.cut.get()),
                 wrong: 0,
                 absences: 0,
                 silences: 0,
@@ -143,7 +143,7 @@ impl Sorted {
             }
             // An earlier nonce of the sender is on its way, or was lost on it.
             (Job::New { tx, waits_since }, Prediction::Invalid { nonce_ahead: true, .. }) => {
-                let (hash, cut) = (*tx.hash(), *shared.cut.borrow());
+                let (hash, cut) = (*tx.hash(), shared.cut.get());
                 if !shared.jobs().wait(tx, waits_since, cut) {
                     self.ends.push(TxEnd { tx: hash, end: End::Returned });
                 }
@@ -153,7 +153,7 @@ impl Sorted {
             }
             // An earlier nonce of the sender is on its way: the refresh predicts it again.
             (Job::Again(before), Prediction::Invalid { nonce_ahead: true, .. })
-                if before.last_valid_round > *shared.cut.borrow() => {}
+                if before.last_valid_round > shared.cut.get() => {}
             (Job::Again(before), Prediction::Invalid { reason, .. }) => {
                 self.withdrawn.push(Withdraw { tx: before.reference(), reason });
             }

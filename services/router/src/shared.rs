@@ -13,10 +13,10 @@ use atoll_api::{
     state::StateClient,
 };
 use atoll_commit::{Executor, Ready, Turns};
-use atoll_fabric::{Context, Meter, Metered};
+use atoll_fabric::{Context, Meter, Metered, watch};
 use atoll_meter::{Counter, Tally};
 use atoll_types::{B256, Placement, ShardId};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     actor::RouterConfig,

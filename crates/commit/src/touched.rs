@@ -1,10 +1,6 @@
 //! When keys were last read or written, for late leases.
 
-use std::{
-    collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
-};
-
+use alloy_primitives::map::HashMap;
 use atoll_types::{GroupId, StateKey};
 use serde::Serialize;
 
@@ -19,8 +15,8 @@ enum By {
 
 /// For each key that was used lately, the newest place in the serial order at which it was.
 ///
-/// A cache: what it has forgotten counts as used. Keys are told apart by 64-bit hashes; two with one
-/// hash only make it say "used" too often.
+/// A cache: what it has forgotten counts as used. Keys are told apart by their fingerprints; two with
+/// one fingerprint only make it say "used" too often.
 #[derive(Clone, Debug, Serialize)]
 pub struct Touched {
     /// Uses at this cut and before it may have been forgotten.
@@ -39,8 +35,8 @@ impl Touched {
         Self {
             since: cut,
             newest: cut,
-            recent: HashMap::new(),
-            older: HashMap::new(),
+            recent: HashMap::default(),
+            older: HashMap::default(),
             older_newest: cut,
         }
     }
@@ -55,7 +51,7 @@ impl Touched {
         }
         self.newest = self.newest.max(cut);
         let by = by.map_or(By::Others, By::Group);
-        let before = self.recent.entry(hash(key)).or_insert((cut, by));
+        let before = self.recent.entry(key.fingerprint()).or_insert((cut, by));
         match before.0.cmp(&cut) {
             std::cmp::Ordering::Less => *before = (cut, by),
             std::cmp::Ordering::Equal if before.1 != by => before.1 = By::Others,
@@ -65,18 +61,12 @@ impl Touched {
 
     /// Whether nothing but this group has used a key since the group's cut.
     pub fn is_untouched(&self, key: &StateKey, group: GroupId) -> bool {
-        let (hash, cut) = (hash(key), group.round);
+        let (hash, cut) = (key.fingerprint(), group.round);
         let harmless = |used: &(u64, By)| used.0 < cut || *used == (cut, By::Group(group));
         cut > self.since
             && self.recent.get(&hash).is_none_or(harmless)
             && self.older.get(&hash).is_none_or(harmless)
     }
-}
-
-fn hash(key: &StateKey) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The one binary encoding of records on disk and of what is hashed: postcard, which is canonical
 //! for these types (no maps, no floats).
 
+use std::cell::Cell;
+
 use alloy_primitives::B256;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -16,11 +18,33 @@ pub struct CodecError {
     pub reason: String,
 }
 
+/// Most that a thread keeps of the memory that it encodes in.
+const KEPT_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where records are encoded: a vector that grows with each would be moved again and again.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Encodes a record.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    encoded(record, <[u8]>::to_vec)
+}
+
+/// Hands a record's encoding on.
+fn encoded<T: Serialize, R>(record: &T, then: impl FnOnce(&[u8]) -> R) -> R {
+    // Taken out, so that a record that encodes another one in itself finds an empty one.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
     // Writing to a growing vector fails only for types that postcard cannot represent (maps of
     // unknown length); none of the types here is one, and every record type has a round-trip test.
-    postcard::to_stdvec(record).expect("records contain only types that postcard represents")
+    let scratch = postcard::to_extend(record, scratch)
+        .expect("records contain only types that postcard represents");
+    let result = then(&scratch);
+    if scratch.capacity() <= KEPT_BYTES {
+        SCRATCH.set(scratch);
+    }
+    result
 }
 
 /// Decodes a record; trailing bytes are an error.
@@ -41,6 +65,8 @@ pub fn digest<T: Serialize>(domain: &str, record: &T) -> B256 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(domain.as_bytes());
     hasher.update(&[0]);
-    hasher.update(&encode(record));
+    encoded(record, |bytes| {
+        hasher.update(bytes);
+    });
     B256::new(*hasher.finalize().as_bytes())
 }

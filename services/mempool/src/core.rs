@@ -6,10 +6,10 @@
 //! transaction that it pushes out; taking is O(log n) for each transaction and O(k) for each sender
 //! of one. Nothing is linear in n but a reset.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, map::HashMap};
 use atoll_api::{mempool::StatusReply, state::DroppedTx};
 use atoll_types::Tx;
 
@@ -65,9 +65,9 @@ impl Pool {
             config,
             metrics: Arc::default(),
             dropped: Vec::new(),
-            senders: HashMap::new(),
-            pins: HashMap::new(),
-            by_hash: HashMap::new(),
+            senders: HashMap::default(),
+            pins: HashMap::default(),
+            by_hash: HashMap::default(),
             size_bytes: 0,
             arrivals: 0,
             base_fee: 0,

@@ -15,8 +15,6 @@ use atoll_types::{Anchor, encode};
 
 use crate::core::{Core, Done};
 
-/// Index entries that are gathered before they are put.
-const INDEX_BATCH: usize = 4_096;
 /// Longest time that a caller may wait for something to happen.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Longest time that a caller waits for a root: several heartbeats of the beacon.
@@ -222,7 +220,7 @@ impl StateService {
         if self.indexing || self.journal.is_low() {
             return;
         }
-        let Some(entries) = self.core.values.take_entries() else {
+        let Some(entries) = self.core.values.take_due() else {
             return;
         };
         self.indexing = true;
@@ -240,9 +238,7 @@ impl StateService {
             }
             service.indexing = false;
             service.core.values.entries_put();
-            if service.core.values.waiting() >= INDEX_BATCH {
-                service.index(cx);
-            }
+            service.index(cx);
         });
     }
 
@@ -312,9 +308,7 @@ impl Journaled for StateService {
         if self.syncs.iter().any(|waiter| waiter.message.full != full) {
             self.wake();
         }
-        if self.core.values.waiting() >= INDEX_BATCH {
-            self.index(cx);
-        }
+        self.index(cx);
     }
 }
 

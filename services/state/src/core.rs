@@ -32,10 +32,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::open::Captured;
 pub use self::open::{Rest, genesis_of};
 
-use self::apply::receipt_key;
 use crate::{
     changes::Changes,
-    events::{Events, Kept},
+    events::Events,
     history::History,
     quarantine::Quarantine,
     record::Record,
@@ -141,12 +140,14 @@ impl Core {
         }
         let left = block.credits.iter().map(|credit| credit.amount);
         conservation(before, after, left.chain([block.fees, block.burned])).map_err(violated)?;
-        let mut nonces: HashMap<Address, Vec<u64>> = HashMap::new();
-        for local in &block.txs {
-            nonces.entry(local.tx.sender()).or_default().push(local.tx.nonce());
-        }
-        for (sender, nonces) in nonces {
+        let mut nonces: Vec<(Address, u64)> =
+            block.txs.iter().map(|local| (local.tx.sender(), local.tx.nonce())).collect();
+        // Stable: each sender's stay in the block's order.
+        nonces.sort_by_key(|(sender, _)| *sender);
+        for of_one in nonces.chunk_by(|a, b| a.0 == b.0) {
+            let sender = of_one[0].0;
             let account = self.values.get(&StateKey::Basic(sender)).map_err(storage)?.basic();
+            let nonces = of_one.iter().map(|(_, nonce)| *nonce);
             nonce_order(sender, account.nonce, nonces).map_err(violated)?;
         }
         Ok(())
@@ -219,7 +220,7 @@ impl Core {
     /// Whether an own transaction has its receipt.
     fn has_ended(&self, shared: &SharedTx) -> Result<bool, StoreError> {
         let own = shared.origin == self.owner.shard();
-        Ok(own && self.values.find::<Kept>(&receipt_key(shared.tx.hash()))?.is_some())
+        Ok(own && self.values.receipt(shared.tx.hash())?.is_some())
     }
 
     pub(crate) fn withdraw(&mut self, withdraw: Withdraw) -> Result<Done<()>, StateError> {
@@ -235,8 +236,7 @@ impl Core {
     /// trace in the shard's chain.
     pub(crate) fn tell_dropped(&mut self, txs: Vec<DroppedTx>) -> Result<(), StateError> {
         for DroppedTx { tx, reason } in txs {
-            let has_receipt =
-                self.values.find::<Kept>(&receipt_key(&tx)).map_err(storage)?.is_some();
+            let has_receipt = self.values.receipt(&tx).map_err(storage)?.is_some();
             if !has_receipt && !self.owner.is_pending(&tx) {
                 self.events.drop_tx(tx, reason);
             }

@@ -1,7 +1,8 @@
 //! Values as they were at recent cuts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use alloy_primitives::map::HashMap;
 use atoll_types::{StateKey, StateValue};
 
 /// Cuts that can be read at, besides the newest. More than a group can stay undecided.

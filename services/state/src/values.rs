@@ -1,15 +1,75 @@
 //! Committed values: a bounded working set in memory over the index on disk.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use alloy_primitives::keccak256;
+use alloy_primitives::{keccak256, map::HashMap};
 use atoll_store::{Index, StoreError};
 use atoll_types::{B256, Bytes, StateKey, StateValue, U256, decode, encode};
 
-use crate::view::{Putter, Undo, View};
+use crate::{
+    events::Kept,
+    view::{Putter, Undo, View},
+};
 
-/// Index entries not yet handed to the index.
-pub(crate) type Entries = HashMap<Vec<u8>, Vec<u8>>;
+/// Receipts and codes that are gathered before they are put: so many that, sorted, several fall into
+/// one page.
+const GATHERED: usize = 16_384;
+/// Values that are gathered before they are put: one that is written again and again is put once.
+const GATHERED_VALUES: usize = 65_536;
+
+/// Entries that are not in the index yet. They are encoded when they are put.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    values: HashMap<StateKey, StateValue>,
+    /// Receipts, encoded.
+    receipts: HashMap<B256, Vec<u8>>,
+    codes: HashMap<B256, Bytes>,
+}
+
+impl Entries {
+    pub fn len(&self) -> usize {
+        self.values.len() + self.receipts.len() + self.codes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[cfg(test)]
+    pub fn of_receipts(receipts: impl Iterator<Item = (B256, Vec<u8>)>) -> Self {
+        Self { receipts: receipts.collect(), ..Self::default() }
+    }
+
+    /// As the index has them, in the order of their keys: neighbours share its pages.
+    pub fn encoded(&self) -> atoll_store::Entries {
+        let values = self.values.iter().map(|(key, value)| (value_key(key), encode(value)));
+        let receipts = self.receipts.iter().map(|(tx, kept)| (receipt_key(tx), kept.clone()));
+        let codes = self.codes.iter().map(|(hash, code)| (code_key(hash), code.to_vec()));
+        let mut entries: Vec<_> = values.chain(receipts).chain(codes).collect();
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        entries
+    }
+
+    /// Takes out the kinds of which there are many.
+    fn take_due(&mut self) -> Self {
+        let mut due = Self::default();
+        if self.receipts.len() + self.codes.len() >= GATHERED {
+            due.receipts = std::mem::take(&mut self.receipts);
+            due.codes = std::mem::take(&mut self.codes);
+        }
+        if self.values.len() >= GATHERED_VALUES {
+            due.values = std::mem::take(&mut self.values);
+        }
+        due
+    }
+
+    /// Puts later entries over these.
+    fn extend(&mut self, later: Self) {
+        self.values.extend(later.values);
+        self.receipts.extend(later.receipts);
+        self.codes.extend(later.codes);
+    }
+}
 
 /// Everything of the shard that is found by key.
 pub(crate) struct Values {
@@ -21,8 +81,10 @@ pub(crate) struct Values {
     /// Values a generation holds at the most.
     capacity: usize,
     codes: HashMap<B256, Bytes>,
-    /// Written since the last [`Values::take_entries`].
+    /// Written of late.
     dirty: Entries,
+    /// Written before those, and shared with a snapshot; they are put first.
+    frozen: Option<Arc<Entries>>,
     /// On their way to the index.
     flushing: Arc<Entries>,
     /// What a snapshot that is being taken has to see of the index.
@@ -36,11 +98,12 @@ impl Values {
     pub fn new(index: Arc<dyn Index>, capacity: usize) -> Self {
         Self {
             index,
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             capacity: capacity.max(2) / 2,
-            codes: HashMap::new(),
-            dirty: Entries::new(),
+            codes: HashMap::default(),
+            dirty: Entries::default(),
+            frozen: None,
             flushing: Arc::default(),
             undo: None,
         }
@@ -50,8 +113,20 @@ impl Values {
     pub fn capture(&mut self) -> View {
         let undo = Arc::new(Undo::default());
         self.undo = Some(undo.clone());
-        let newer = [self.flushing.clone(), Arc::new(self.dirty.clone())];
-        View::new(self.index.clone(), newer, undo)
+        let mut newest = std::mem::take(&mut self.dirty);
+        // Rare: the one before has not been put yet.
+        if let Some(frozen) = self.frozen.take() {
+            let mut both = Entries {
+                values: frozen.values.clone(),
+                receipts: frozen.receipts.clone(),
+                codes: frozen.codes.clone(),
+            };
+            both.extend(newest);
+            newest = both;
+        }
+        let newest = Arc::new(newest);
+        self.frozen = Some(newest.clone());
+        View::new(self.index.clone(), [self.flushing.clone(), newest], undo)
     }
 
     /// No snapshot is being taken any more.
@@ -68,6 +143,11 @@ impl Values {
         &self.index
     }
 
+    /// What waits for the index, the newest first.
+    fn newest(&self) -> impl Iterator<Item = &Entries> {
+        [Some(&self.dirty), self.frozen.as_deref(), Some(&*self.flushing)].into_iter().flatten()
+    }
+
     /// The newest value of a key.
     pub fn get(&mut self, key: &StateKey) -> Result<StateValue, StoreError> {
         if let Some(value) = self.young.get(key) {
@@ -75,17 +155,20 @@ impl Values {
         }
         let value = match self.old.get(key) {
             Some(value) => *value,
-            None => {
-                let found = self.find::<StateValue>(&entry_key(b's', &encode(key)))?;
-                found.filter(|value| key.holds(value)).unwrap_or_else(|| key.absent())
-            }
+            None => match self.newest().find_map(|entries| entries.values.get(key)) {
+                Some(value) => *value,
+                None => {
+                    let found = self.find::<StateValue>(&value_key(key))?;
+                    found.filter(|value| key.holds(value)).unwrap_or_else(|| key.absent())
+                }
+            },
         };
         self.remember(*key, value);
         Ok(value)
     }
 
     pub fn set(&mut self, key: StateKey, value: StateValue) {
-        self.dirty.insert(entry_key(b's', &encode(&key)), encode(&value));
+        self.dirty.values.insert(key, value);
         self.remember(key, value);
     }
 
@@ -100,7 +183,10 @@ impl Values {
         if let Some(code) = self.codes.get(hash) {
             return Ok(Some(code.clone()));
         }
-        let found = self.find_bytes(&entry_key(b'c', hash.as_slice()))?.map(Bytes::from);
+        let found = match self.newest().find_map(|entries| entries.codes.get(hash)) {
+            Some(code) => Some(code.clone()),
+            None => self.index.get(&code_key(hash))?.map(Bytes::from),
+        };
         if let Some(code) = &found {
             self.remember_code(*hash, code.clone());
         }
@@ -113,7 +199,7 @@ impl Values {
         if self.code(&hash)?.is_some() {
             return Ok(false);
         }
-        self.dirty.insert(entry_key(b'c', hash.as_slice()), code.to_vec());
+        self.dirty.codes.insert(hash, code.clone());
         self.remember_code(hash, code.clone());
         Ok(true)
     }
@@ -125,45 +211,53 @@ impl Values {
         self.codes.insert(hash, code);
     }
 
-    /// A record kept beside the state, such as a receipt.
-    pub fn find<T: serde::de::DeserializeOwned>(
-        &self,
-        key: &[u8],
-    ) -> Result<Option<T>, StoreError> {
-        let Some(bytes) = self.find_bytes(key)? else {
-            return Ok(None);
-        };
-        let corrupt = |e: atoll_types::CodecError| StoreError::Corrupt {
-            file: "index".into(),
-            offset: 0,
-            what: e.to_string(),
-        };
-        decode(&bytes).map(Some).map_err(corrupt)
-    }
-
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.dirty.insert(key, value);
-    }
-
-    fn find_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        if let Some(bytes) = self.dirty.get(key).or_else(|| self.flushing.get(key)) {
-            return Ok(Some(bytes.clone()));
+    /// The receipt of a transaction.
+    pub fn receipt(&self, tx: &B256) -> Result<Option<Kept>, StoreError> {
+        match self.newest().find_map(|entries| entries.receipts.get(tx)) {
+            Some(bytes) => decode(bytes).map(Some).map_err(corrupt),
+            None => self.find(&receipt_key(tx)),
         }
-        self.index.get(key)
+    }
+
+    pub fn put_receipt(&mut self, kept: &Kept) {
+        self.dirty.receipts.insert(kept.receipt.tx, encode(kept));
+    }
+
+    /// From the index.
+    fn find<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let found = self.index.get(key)?;
+        found.map(|bytes| decode(&bytes).map_err(corrupt)).transpose()
     }
 
     /// How many entries wait for the index.
     pub fn waiting(&self) -> usize {
-        self.dirty.len()
+        self.dirty.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
 
-    /// The entries to be put into the index, unless those taken before are not put yet.
+    /// The entries of which enough are gathered, to be put into the index, unless those taken before are
+    /// not put yet.
+    pub fn take_due(&mut self) -> Option<Arc<Entries>> {
+        self.take(Entries::take_due)
+    }
+
+    /// All that were written, or the first part of them.
     pub fn take_entries(&mut self) -> Option<Arc<Entries>> {
-        if self.dirty.is_empty() || !self.flushing.is_empty() {
+        self.take(std::mem::take)
+    }
+
+    fn take(&mut self, of: fn(&mut Entries) -> Entries) -> Option<Arc<Entries>> {
+        if !self.flushing.is_empty() {
             return None;
         }
-        self.flushing = Arc::new(std::mem::take(&mut self.dirty));
-        Some(self.flushing.clone())
+        let taken = match self.frozen.take().filter(|frozen| !frozen.is_empty()) {
+            Some(frozen) => frozen,
+            None => Arc::new(of(&mut self.dirty)),
+        };
+        if taken.is_empty() {
+            return None;
+        }
+        self.flushing = taken.clone();
+        Some(taken)
     }
 
     /// Puts the entries taken into the index, for when it is not known whether their writer did.
@@ -179,8 +273,24 @@ impl Values {
     }
 }
 
+fn corrupt(error: atoll_types::CodecError) -> StoreError {
+    StoreError::Corrupt { file: "index".into(), offset: 0, what: error.to_string() }
+}
+
+fn value_key(key: &StateKey) -> Vec<u8> {
+    entry_key(b's', &encode(key))
+}
+
+fn receipt_key(tx: &B256) -> Vec<u8> {
+    entry_key(b'r', tx.as_slice())
+}
+
+fn code_key(hash: &B256) -> Vec<u8> {
+    entry_key(b'c', hash.as_slice())
+}
+
 /// The index key of a kind of record.
-pub(crate) fn entry_key(kind: u8, name: &[u8]) -> Vec<u8> {
+fn entry_key(kind: u8, name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + name.len());
     key.push(kind);
     key.extend_from_slice(name);
@@ -193,4 +303,56 @@ pub fn entry_balance(key: &[u8], value: &[u8]) -> Option<U256> {
     let key: StateKey = decode(name).ok().filter(|_| *kind == b's')?;
     let value: StateValue = decode(value).ok().filter(|value| key.holds(value))?;
     matches!(key, StateKey::Basic(_)).then(|| value.basic().balance)
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_store::MemoryIndex;
+    use atoll_types::Address;
+
+    use super::*;
+
+    fn key(n: usize) -> StateKey {
+        StateKey::Slot(Address::ZERO, 0, U256::from(n))
+    }
+
+    fn word(n: usize) -> StateValue {
+        StateValue::Slot(U256::from(n))
+    }
+
+    fn put(values: &mut Values, entries: Option<Arc<Entries>>) -> Result<usize, StoreError> {
+        let Some(entries) = entries else { return Ok(0) };
+        values.putter().put_all(&entries)?;
+        values.entries_put();
+        Ok(entries.len())
+    }
+
+    #[test]
+    fn a_value_is_gathered_and_the_newest_one_counts() -> Result<(), StoreError> {
+        let index = MemoryIndex::new();
+        // A cache of next to nothing: values are found where they wait.
+        let mut values = Values::new(Arc::new(index.clone()), 2);
+        for round in 0..3 {
+            (0..100).for_each(|n| values.set(key(n), word(n + round)));
+        }
+        assert_eq!((values.waiting(), values.take_due().is_none()), (100, true));
+        let _first = values.capture();
+        values.set(key(1), word(50));
+        assert_eq!(values.get(&key(1))?, word(50));
+        let _second = values.capture();
+        values.set(key(2), word(60));
+        assert_eq!([values.get(&key(0))?, values.get(&key(1))?], [word(2), word(50)]);
+        // What a snapshot has is put first, and the rest waits until there is enough.
+        let due = values.take_due();
+        assert_eq!(values.get(&key(99))?, word(101), "on its way");
+        assert_eq!(put(&mut values, due)?, 100);
+        assert_eq!([values.waiting(), usize::from(values.take_due().is_some())], [1, 0]);
+        assert_eq!([values.get(&key(1))?, values.get(&key(2))?], [word(50), word(60)]);
+        (0..GATHERED_VALUES).for_each(|n| values.set(key(n), word(7)));
+        let due = values.take_due();
+        assert_eq!(put(&mut values, due)?, GATHERED_VALUES);
+        assert_eq!([values.get(&key(0))?, values.get(&key(2))?], [word(7), word(7)]);
+        assert!(index.get(&value_key(&key(5)))?.is_some());
+        Ok(())
+    }
 }

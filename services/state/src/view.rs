@@ -39,7 +39,7 @@ pub(crate) struct Putter {
 impl Putter {
     /// Puts entries one by one: sled's memory grows without bound on large batches.
     pub fn put_all(&self, entries: &Entries) -> Result<(), StoreError> {
-        for (key, value) in entries {
+        for (key, value) in &entries.encoded() {
             let Some(undo) = &self.undo else {
                 self.index.put(key, value)?;
                 continue;
@@ -59,24 +59,28 @@ impl Putter {
 /// has its [`Undo`].
 pub(crate) struct View {
     index: Arc<dyn Index>,
-    /// Not in the index then, or on their way to it.
+    /// Not in the index then, or on their way to it; the later ones go over the earlier ones.
+    shared: Vec<Arc<Entries>>,
+    /// The same as the index would have them, as soon as they are read.
     newer: BTreeMap<Vec<u8>, Vec<u8>>,
     undo: Arc<Undo>,
     done: bool,
 }
 
 impl View {
-    /// `newer` are entries that go over those of the index, the later ones over the earlier ones.
+    /// `newer` are entries that go over those of the index, the later ones over the earlier ones. They
+    /// are encoded by whoever reads, which the actor does not wait for.
     pub fn new(index: Arc<dyn Index>, newer: [Arc<Entries>; 2], undo: Arc<Undo>) -> Self {
-        let newer = newer.iter().flat_map(|entries| entries.iter());
-        let newer = newer.map(|(key, value)| (key.clone(), value.clone())).collect();
-        Self { index, newer, undo, done: false }
+        Self { index, shared: newer.into(), newer: BTreeMap::new(), undo, done: false }
     }
 
     /// The next entries in the order of their keys; `None` at the end.
     pub fn next(&mut self) -> Result<Option<atoll_store::Entries>, StoreError> {
         if self.done {
             return Ok(None);
+        }
+        for entries in self.shared.drain(..) {
+            self.newer.extend(entries.encoded());
         }
         let mut before = self.undo.lock();
         let found = self.index.scan_after(&before.read, PIECE)?;
@@ -114,7 +118,8 @@ mod tests {
     use super::*;
 
     fn entries(range: std::ops::Range<u32>, value: u8) -> Entries {
-        range.map(|key| (key.to_be_bytes().to_vec(), vec![value])).collect()
+        let name = |key: u32| atoll_types::B256::left_padding_from(&key.to_be_bytes());
+        Entries::of_receipts(range.map(|key| (name(key), vec![value])))
     }
 
     #[test]
@@ -134,9 +139,9 @@ mod tests {
             putter.put_all(&entries(0..3_000, round))?;
             round += 1;
         }
-        let mut expected: BTreeMap<_, _> = entries(0..2_000, 1).into_iter().collect();
-        expected.extend(entries(1_000..1_010, 2));
-        expected.extend(entries(1_005..1_020, 3));
+        let mut expected: BTreeMap<_, _> = entries(0..2_000, 1).encoded().into_iter().collect();
+        expected.extend(entries(1_000..1_010, 2).encoded());
+        expected.extend(entries(1_005..1_020, 3).encoded());
         assert_eq!(seen, expected.into_iter().collect::<Vec<_>>());
         assert!(round > 6, "it was read in pieces");
         Ok(())

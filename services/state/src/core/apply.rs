@@ -7,11 +7,11 @@ use atoll_commit::{CutEffects, EpochWrite};
 use atoll_store::StoreError;
 use atoll_types::{
     B256, BeaconBlock, Finality, KeySet, LocalBlock, PANICS, PlannedGroup, Receipt, ReceiptKind,
-    SharedTx, StateKey, encode,
+    SharedTx, StateKey,
 };
 
 use super::{Core, refused, storage};
-use crate::{changes::sender_tx, events::Kept, record::Record, values::entry_key};
+use crate::{changes::sender_tx, events::Kept, record::Record};
 
 impl Core {
     /// Checks a record against the state, as its operation did, and applies it.
@@ -220,12 +220,8 @@ impl Core {
 
     fn keep(&mut self, receipt: Receipt, cut: u64, finality: Finality) {
         let kept = Kept { receipt, cut };
-        self.values.put(receipt_key(&kept.receipt.tx), encode(&kept));
+        self.values.put_receipt(&kept);
         let Kept { receipt, cut } = kept;
         self.events.push(FeedEvent::Receipt(ReceiptEvent { receipt, finality, cut }));
     }
-}
-
-pub(super) fn receipt_key(tx: &B256) -> Vec<u8> {
-    entry_key(b'r', tx.as_slice())
 }

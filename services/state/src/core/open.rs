@@ -198,7 +198,7 @@ impl Core {
 
     /// Puts everything that waits into the index, at once.
     fn flush(&mut self) -> Result<(), StoreError> {
-        if let Some(entries) = self.values.take_entries() {
+        while let Some(entries) = self.values.take_entries() {
             self.values.putter().put_all(&entries)?;
             self.values.entries_put();
         }

@@ -6,8 +6,7 @@ use atoll_api::state::{
 };
 use atoll_types::{Anchor, B256, Credit, PANICS, PlannedGroup, SharedTx, StateKey, StateValue};
 
-use super::{Core, apply::receipt_key, storage};
-use crate::events::Kept;
+use super::{Core, storage};
 use atoll_proof::verify;
 use atoll_store::StoreError;
 
@@ -160,7 +159,7 @@ impl Core {
     }
 
     fn status(&self, tx: &B256) -> Result<Option<TxStatus>, StateError> {
-        if let Some(kept) = self.values.find::<Kept>(&receipt_key(tx)).map_err(storage)? {
+        if let Some(kept) = self.values.receipt(tx).map_err(storage)? {
             return Ok(Some(TxStatus::Done(self.events.event(kept))));
         }
         if self.owner.is_pending(tx) {

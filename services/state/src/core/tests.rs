@@ -179,7 +179,7 @@ impl Stage {
     fn crash(&mut self) {
         // Some of the index got to the disk, some did not; no matter.
         if let Some(entries) = self.core.values.take_entries() {
-            entries.iter().take(2).for_each(|(k, v)| self.index.put(k, v).unwrap());
+            entries.encoded().iter().take(2).for_each(|(k, v)| self.index.put(k, v).unwrap());
         }
         self.log.append(b"torn").unwrap();
         self.log.crash();

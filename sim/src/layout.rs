@@ -83,6 +83,7 @@ impl Layout {
             development: false,
             balances: wallets.iter().map(|w| (w.address(), BEGIN_WEI.to_string())).collect(),
             placement: client::contracts(wallets, self.shards).into_iter().collect(),
+            genesis: Default::default(),
         }
     }
 
@@ -107,7 +108,8 @@ impl Layout {
             data: data.to_owned(),
             beacon: is_beacon.then(|| Beacon { listen, ..Beacon::default() }),
             shard: shard.into_iter().collect(),
-            gateway: is_gateway.then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into() }),
+            gateway: is_gateway
+                .then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into(), rpc: None }),
             admin: None,
             address: Addresses {
                 beacon: (!is_beacon).then(|| format!("http://beacon:{PORT}")),

@@ -36,7 +36,7 @@ pub async fn differences(
             differences.push(format!("account {address}: {found:?}, one machine: {expected:?}"));
         }
     }
-    let supply: U256 = history.genesis.values().sum();
+    let supply: U256 = history.genesis.values().map(|account| account.balance).sum();
     let balances: U256 = found.values().map(|account| account.balance).sum();
     let burned = replay.burned();
     if balances + burned != supply {

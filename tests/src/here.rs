@@ -36,6 +36,8 @@ pub struct Shape {
     pub beacon: Beacon,
     pub limits: Limits,
     pub storage: Storage,
+    /// Serve JSON-RPC too.
+    pub rpc: bool,
 }
 
 impl Shape {
@@ -53,6 +55,7 @@ impl Shape {
             development: true,
             balances: self.balances.iter().map(|(a, wei)| (*a, wei.to_string())).collect(),
             placement: self.placement.clone(),
+            genesis: Default::default(),
         }
     }
 }
@@ -73,6 +76,9 @@ impl Here {
         config.beacon = Some(shape.beacon.clone());
         config.limits = shape.limits.clone();
         config.storage = shape.storage.clone();
+        if let Some(gateway) = config.gateway.as_mut().filter(|_| shape.rpc) {
+            gateway.rpc = Some(listen);
+        }
         Self::open(config, data).await
     }
 

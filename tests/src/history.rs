@@ -8,14 +8,14 @@ use std::{
 
 use alloy_consensus::{TxEnvelope, transaction::SignerRecoverable as _};
 use alloy_eips::Decodable2718 as _;
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256};
 use anyhow::{Context as _, bail, ensure};
 use atoll_api::{
     beacon::{Blocks, Head},
     state::{Outbox, Sync, Watch},
 };
 use atoll_fabric::Context;
-use atoll_state::Record;
+use atoll_state::{GenesisAccount, Record};
 use atoll_store::{FileLog, LogOptions, Replay as _, StoreError};
 use atoll_types::{BeaconBlock, Placement, ShardId, decode};
 use atoll_wire::v1::TransactionReceipt;
@@ -43,8 +43,8 @@ impl Ended {
 #[derive(Clone)]
 pub struct History {
     pub placement: Placement,
-    /// Balances at the beginning, in wei.
-    pub genesis: BTreeMap<Address, U256>,
+    /// Accounts at the beginning.
+    pub genesis: BTreeMap<Address, GenesisAccount>,
     /// From block 0 on.
     pub beacon: Vec<BeaconBlock>,
     /// The log of each shard.
@@ -76,7 +76,7 @@ impl History {
         ensure!(txs.len() == count, "a transaction was sent twice");
         Ok(Self {
             placement: here.cluster.placement.clone(),
-            genesis: genesis.iter().map(|account| (account.address, account.balance)).collect(),
+            genesis: genesis.iter().map(|account| (account.address, account.clone())).collect(),
             beacon,
             shards,
             txs,

@@ -23,6 +23,7 @@ pub mod order;
 pub mod processes;
 pub mod program;
 pub mod replay;
+pub mod rpc;
 pub mod wallet;
 
 use std::time::Duration;

@@ -224,6 +224,7 @@ impl Plan {
             development: true,
             balances,
             placement,
+            genesis: Default::default(),
         };
         // So often that every restart goes through a snapshot, and that logs are cut.
         let storage = Storage {
@@ -300,7 +301,7 @@ impl Plan {
         if name == BEACON {
             config.beacon = Some(Beacon { listen: Some(listen), ..Beacon::default() });
         } else if name == GATEWAY {
-            config.gateway = Some(Gateway { listen });
+            config.gateway = Some(Gateway { listen, rpc: None });
             config.admin = Some(Admin { listen: self.listen[ADMIN] });
         } else if let Some(id) = (0..SHARDS).find(|id| shard_name(*id) == name) {
             config.shard.push(shard(id, &Role::ALL));

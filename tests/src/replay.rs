@@ -82,8 +82,11 @@ impl<'a> Replay<'a> {
     /// Carries out every step.
     pub fn run(history: &'a History, steps: &[Step]) -> Self {
         let mut state = CacheDB::new(EmptyDB::new());
-        for (address, balance) in &history.genesis {
-            let info = revm::state::AccountInfo::from_balance(*balance);
+        for (address, account) in &history.genesis {
+            let code = revm::bytecode::Bytecode::new_raw(account.code.clone());
+            let info = revm::state::AccountInfo::from_balance(account.balance)
+                .with_nonce(account.nonce)
+                .with_code_and_hash(code.clone(), code.hash_slow());
             state.insert_account_info(*address, info);
         }
         for block in &history.beacon {

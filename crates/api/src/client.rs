@@ -13,18 +13,21 @@ use crate::{
         Debit, ExecutorError, ExecutorStats, ExecutorStatsReply, Predict, PredictReply, RunGroups,
         RunGroupsReply,
     },
-    mempool::{MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply},
+    mempool::{
+        MempoolError, Pending, PendingReply, Report, Status, StatusReply, Submit, SubmitReply,
+        Take, TakeReply,
+    },
     router::{
         Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError, RouterStats,
         RouterStatsReply,
     },
     state::{
         AcceptParts, AcceptPartsReply, Append, Cut, CutReply, Feed, FeedReply, LeaseLate,
-        LeaseLateReply, Lookup, LookupReply, Outbox, OutboxReply, Prove, ProveReply, PutCodes,
-        Quarantine, Read, ReadReply, ReadSnapshot, Recall, RecallReply, ReceiveCredits,
-        ReceiveCreditsReply, Settle, Share, ShareReply, SnapshotPiece, SnapshotTaken, StateError,
-        StoreResults, StoreResultsReply, Sync, SyncReply, TakeSnapshot, TellDropped, Tip, Watch,
-        WatchReply, Withdraw,
+        LeaseLateReply, Lookup, LookupReply, Outbox, OutboxReply, Progress, ProgressReply, Prove,
+        ProveReply, PutCodes, Quarantine, Ran, RanReply, Read, ReadReply, ReadSnapshot, Recall,
+        RecallReply, ReceiveCredits, ReceiveCreditsReply, RoundsRun, RoundsRunReply, Settle, Share,
+        ShareReply, SnapshotPiece, SnapshotTaken, StateError, StoreResults, StoreResultsReply,
+        Sync, SyncReply, TakeSnapshot, TellDropped, Tip, Watch, WatchReply, Withdraw,
     },
 };
 
@@ -89,6 +92,7 @@ service! {
         submit: Submit (MempoolServiceSubmitRequest, MempoolServiceSubmitResponse) -> SubmitReply;
         take: Take (TakeRequest, TakeResponse) -> TakeReply;
         report: Report (ReportRequest, ReportResponse) -> ();
+        pending: Pending (PendingRequest, PendingResponse) -> PendingReply;
         status: Status (MempoolServiceStatusRequest, MempoolServiceStatusResponse) -> StatusReply;
     }
 }
@@ -126,6 +130,9 @@ service! {
         put_codes: PutCodes (PutCodesRequest, PutCodesResponse) -> ();
         watch: Watch (WatchRequest, WatchResponse) -> WatchReply;
         sync: Sync (SyncRequest, SyncResponse) -> SyncReply;
+        ran: Ran (RanRequest, RanResponse) -> RanReply;
+        rounds_run: RoundsRun (RoundsRunRequest, RoundsRunResponse) -> RoundsRunReply;
+        progress: Progress (ProgressRequest, ProgressResponse) -> ProgressReply;
         lookup: Lookup (LookupRequest, LookupResponse) -> LookupReply;
         feed: Feed (FeedRequest, FeedResponse) -> FeedReply;
         take_snapshot: TakeSnapshot (TakeSnapshotRequest, TakeSnapshotResponse) -> SnapshotTaken;

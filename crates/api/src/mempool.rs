@@ -1,7 +1,7 @@
 //! `mempool`: pending transactions of a shard's senders.
 
 use atoll_fabric::Fault;
-use atoll_types::{B256, ShardId, Tx, U256};
+use atoll_types::{Address, B256, ShardId, Tx, U256};
 use serde::{Deserialize, Serialize};
 
 pub use crate::client::MempoolClient;
@@ -91,6 +91,21 @@ pub enum End {
     Returned,
     /// Can never run.
     Dropped { reason: String },
+}
+
+/// Asks what the pool has of a sender, and for a transaction.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub sender: Address,
+    pub tx: B256,
+}
+
+#[derive(Clone, Debug)]
+pub struct PendingReply {
+    /// The first nonce that nothing of the sender has that can run; `None` if the pool does not know
+    /// the sender.
+    pub next: Option<u64>,
+    pub tx: Option<Tx>,
 }
 
 /// How full the pool is.

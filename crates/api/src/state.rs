@@ -10,6 +10,9 @@ use atoll_types::{
 pub use atoll_types::{GroupToRun, Refusal};
 use serde::{Deserialize, Serialize};
 
+mod rounds;
+
+pub use self::rounds::{Progress, ProgressReply, Ran, RanReply, RanTx, RoundsRun, RoundsRunReply};
 pub use crate::client::StateClient;
 
 /// Reads values, all at one instant of the shard's history.

@@ -16,7 +16,8 @@ use atoll_evm::{
 };
 use atoll_fabric::Context;
 use atoll_types::{
-    BeaconBlock, BlockEnv, Bytes, KECCAK_EMPTY, Placement, ShardId, StateKey, StateValue,
+    Basic, BeaconBlock, BlockEnv, Bytes, CodeRef, KECCAK_EMPTY, Placement, ShardId, StateKey,
+    StateValue, U256,
 };
 use atoll_wire::v1;
 use futures::future;
@@ -44,9 +45,50 @@ pub(crate) struct Calls {
     pub places: Arc<Semaphore>,
 }
 
+/// Values that a call is to see instead of those of the state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patch {
+    pub accounts: HashMap<Address, AccountPatch>,
+    pub codes: HashMap<B256, Bytecode>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AccountPatch {
+    pub balance: Option<U256>,
+    pub nonce: Option<u64>,
+    pub code: Option<B256>,
+    /// All other slots are empty.
+    pub whole: bool,
+    pub slots: HashMap<U256, U256>,
+}
+
+impl Patch {
+    fn apply(&self, key: &StateKey, value: StateValue) -> StateValue {
+        let Some(account) = self.accounts.get(&key.address()) else {
+            return value;
+        };
+        match (key, value) {
+            (_, StateValue::Basic(basic)) => StateValue::Basic(Basic {
+                nonce: account.nonce.unwrap_or(basic.nonce),
+                balance: account.balance.unwrap_or(basic.balance),
+            }),
+            (_, StateValue::Code(code)) => {
+                StateValue::Code(CodeRef { hash: account.code.unwrap_or(code.hash), ..code })
+            }
+            (StateKey::Slot(_, _, slot), StateValue::Slot(word)) => {
+                let other = if account.whole { U256::ZERO } else { word };
+                StateValue::Slot(account.slots.get(slot).copied().unwrap_or(other))
+            }
+            (_, value) => value,
+        }
+    }
+}
+
 /// What is known of the state at the cut.
 #[derive(Default)]
-struct Known {
+pub(crate) struct Known {
+    /// What is seen instead.
+    pub patch: Arc<Patch>,
     values: HashMap<StateKey, StateValue>,
     /// Code that this call needs, for as long as it runs: the cache may lose it.
     codes: HashMap<B256, Bytecode>,
@@ -57,11 +99,12 @@ struct Known {
 
 impl StateView for Known {
     fn read(&self, key: &StateKey) -> Option<StateValue> {
-        self.values.get(key).copied()
+        let value = self.values.get(key).copied()?;
+        Some(if self.patch.accounts.is_empty() { value } else { self.patch.apply(key, value) })
     }
 
     fn code(&self, hash: &B256) -> Option<Bytecode> {
-        self.codes.get(hash).cloned()
+        self.patch.codes.get(hash).or_else(|| self.codes.get(hash)).cloned()
     }
 
     fn block_hash(&self, number: u64) -> Option<B256> {
@@ -74,6 +117,10 @@ impl StateView for Known {
 }
 
 impl Known {
+    pub fn with(patch: Arc<Patch>) -> Self {
+        Self { patch, ..Self::default() }
+    }
+
     /// Hashes of code that an account has and that is not here, each once.
     fn missing_codes(&self) -> Vec<B256> {
         let hash = |value: &StateValue| match value {
@@ -86,8 +133,17 @@ impl Known {
     }
 }
 
+/// A place in the chain's history, and the values that a call there sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub cut: u64,
+    /// All shards are to have passed this cut.
+    pub min_cut: u64,
+    pub env: BlockEnv,
+}
+
 /// Why a call has no result at a cut.
-enum Failed {
+pub(crate) enum Failed {
     /// The shards no longer keep it.
     CutTooOld,
     Status(Status),
@@ -116,7 +172,8 @@ impl Calls {
             let head = self.settled(min_cut, &context).await?;
             let cut = head.settled;
             let env = self.env_of(&head, &context).await?;
-            match self.run_at(&request, env, cut, head.number(), &context).await {
+            let point = Point { cut, min_cut: head.number(), env };
+            match self.run_at(&request, point, &context).await {
                 Ok(result) => return respond(result, cut),
                 Err(Failed::CutTooOld) => min_cut = cut + 1,
                 Err(Failed::Status(status)) => return Err(status),
@@ -184,41 +241,54 @@ impl Calls {
     async fn run_at(
         &self,
         request: &Arc<CallRequest>,
-        env: BlockEnv,
-        cut: u64,
-        min_cut: u64,
+        point: Point,
         context: &Context,
     ) -> Result<CallResult, Failed> {
-        let mut known = Known::default();
+        match self.simulate(request, point, &mut Known::default(), context).await?.outcome {
+            CallOutcome::Done(result) => Ok(result),
+            CallOutcome::Invalid(reason) => {
+                Err(Status::failed_precondition(reason.to_string()).into())
+            }
+            CallOutcome::Missing => Err(Status::internal("a call lacks state at its end").into()),
+        }
+    }
+
+    /// Runs a call until it lacks nothing. What it learns stays in `known`, for calls at the same point.
+    pub async fn simulate(
+        &self,
+        request: &Arc<CallRequest>,
+        point: Point,
+        known: &mut Known,
+        context: &Context,
+    ) -> Result<CallRun, Failed> {
+        let Point { cut, min_cut, env } = point;
         let first = [Some(request.from), request.to];
         let first = first.into_iter().flatten();
         let first = first.flat_map(|address| [StateKey::Basic(address), StateKey::Code(address)]);
         let mut wanted: (Vec<StateKey>, Vec<B256>) = (first.collect(), Vec::new());
+        wanted.0.retain(|key| !known.values.contains_key(key));
         for _ in 0..self.limits.call_passes {
-            self.fetch(&mut known, wanted, cut, min_cut, context).await?;
+            self.fetch(known, wanted, cut, min_cut, context).await?;
             // Who needs to know what code an account has nearly always runs it.
             let codes = known.missing_codes();
             if !codes.is_empty() {
                 let wanted = (Vec::new(), codes);
-                self.fetch(&mut known, wanted, cut, min_cut, context).await?;
+                self.fetch(known, wanted, cut, min_cut, context).await?;
             }
             if let Some(hash) = known.missing_codes().first() {
                 let status = Status::internal(format!("no shard has code {hash}"));
                 return Err(status.into());
             }
-            let run = self.run(request, env, &mut known).await?;
+            let run = self.run(request, env, known).await?;
             let blocks = known.blocks_wanted.take();
             for number in &blocks {
                 let hash = self.block(*number, context).await?.hash();
                 known.hashes.insert(*number, hash);
             }
             match run.outcome {
-                CallOutcome::Done(_) if !blocks.is_empty() => wanted = Default::default(),
-                CallOutcome::Done(result) => return Ok(result),
-                CallOutcome::Invalid(reason) => {
-                    return Err(Status::failed_precondition(reason.to_string()).into());
-                }
                 CallOutcome::Missing => wanted = (run.missing, run.missing_codes),
+                CallOutcome::Done(_) if !blocks.is_empty() => wanted = Default::default(),
+                CallOutcome::Done(_) | CallOutcome::Invalid(_) => return Ok(run),
             }
             if context.expired() {
                 let status = Status::deadline_exceeded("the call did not end in time");
@@ -252,6 +322,20 @@ impl Calls {
             Err(error @ PoolError::Full { .. }) => Err(exhausted(error.to_string())),
             Err(error @ PoolError::Panicked { .. }) => Err(Status::internal(error.to_string())),
         }
+    }
+
+    /// Values of keys at a cut.
+    pub async fn values(
+        &self,
+        keys: &[StateKey],
+        point: Point,
+        context: &Context,
+    ) -> Result<Vec<StateValue>, Failed> {
+        let mut known = Known::default();
+        let wanted = (keys.to_vec(), Vec::new());
+        self.fetch(&mut known, wanted, point.cut, point.min_cut, context).await?;
+        let value = |key: &StateKey| known.read(key).unwrap_or_else(|| key.absent());
+        Ok(keys.iter().map(value).collect())
     }
 
     /// Gets keys and code from their owners, all at the cut.

@@ -50,15 +50,15 @@ pub struct Config {
 
 /// The public API as a tonic service. Copies share everything; its tasks end with the last one.
 #[derive(Clone)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(pub(crate) Arc<Inner>);
 
-struct Inner {
-    limits: Limits,
-    submitter: Arc<Submitter>,
-    singles: Singles,
-    receipts: Receipts,
-    calls: Calls,
-    queries: Queries,
+pub(crate) struct Inner {
+    pub limits: Limits,
+    pub submitter: Arc<Submitter>,
+    pub singles: Singles,
+    pub receipts: Receipts,
+    pub calls: Calls,
+    pub queries: Queries,
     _tasks: JoinSet<()>,
 }
 

@@ -16,11 +16,13 @@ mod prove;
 mod query;
 mod receipts;
 mod recent;
+mod rpc;
 mod singles;
 mod stats;
 mod submit;
 
 pub use ledger::{Config, Ledger};
-pub use limits::Limits;
+pub use limits::{Limits, RpcLimits};
 pub use links::{BeaconLinks, ShardLinks};
 pub use pool::{Pool, PoolError, RecoveryPool};
+pub use rpc::{Rpc, RpcConfig, RpcLinks};

@@ -65,12 +65,78 @@ pub struct Limits {
     pub code_cache_bytes: usize,
     /// Addresses whose shards one `GetCluster` asks for.
     pub cluster_addresses: usize,
+    /// Those of JSON-RPC.
+    pub rpc: RpcLimits,
+}
+
+/// What JSON-RPC admits besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RpcLimits {
+    /// Connections at a time, HTTP and WebSocket.
+    pub connections: u32,
+    /// Length of a request.
+    pub request_bytes: u32,
+    /// Length of an answer.
+    pub response_bytes: u32,
+    /// Requests in one batch.
+    pub batch_requests: u32,
+    /// Subscriptions of one connection.
+    pub subscriptions: u32,
+    /// Answers that wait for a slow reader of a WebSocket; its subscriptions end beyond that.
+    pub message_buffer: u32,
+    /// Requests under way at a time, over all connections.
+    pub requests: usize,
+    /// Blocks that one request for logs may span.
+    pub log_blocks: u64,
+    /// Logs in one answer.
+    pub logs: usize,
+    /// Addresses or topics in one filter.
+    pub filter_values: usize,
+    /// Installed filters.
+    pub filters: usize,
+    /// An installed filter that nobody asks for goes after this time.
+    pub filter_idle: Duration,
+    /// Hashes of pending transactions that are kept for filters.
+    pub pending_hashes: usize,
+    /// Blocks in one `eth_feeHistory`.
+    pub fee_history_blocks: u64,
+    /// Newest blocks in which a block is looked for by its hash.
+    pub hash_search_blocks: u64,
+    /// Memory for blocks that were asked for of late.
+    pub block_cache_bytes: usize,
+    /// Longest wait of `eth_sendRawTransactionSync`.
+    pub sync_wait: Duration,
+}
+
+impl Default for RpcLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            request_bytes: 5 << 20,
+            response_bytes: 32 << 20,
+            batch_requests: 1024,
+            subscriptions: 64,
+            message_buffer: 256,
+            requests: 2048,
+            log_blocks: 10_000,
+            logs: 20_000,
+            filter_values: 1024,
+            filters: 1024,
+            filter_idle: Duration::from_secs(300),
+            pending_hashes: 16_384,
+            fee_history_blocks: 1024,
+            hash_search_blocks: 8_192,
+            block_cache_bytes: 64 << 20,
+            sync_wait: Duration::from_secs(25),
+        }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             door: Door { connections: 4_096, greeting: Duration::from_secs(10) },
+            rpc: RpcLimits::default(),
             connection_streams: 256,
             message_bytes: 4 << 20,
             header_list_bytes: 16 << 10,

@@ -115,7 +115,7 @@ impl Receipts {
     }
 
     /// Asks the sender's shard or, if that is not known, all of them. `None` if nobody knows it.
-    async fn look_up(&self, tx: B256, context: Context) -> Result<Option<TxStatus>, Status> {
+    pub async fn look_up(&self, tx: B256, context: Context) -> Result<Option<TxStatus>, Status> {
         if let Some(origin) = self.hub.recent.get(&tx) {
             let found = self.ask(origin.shard, tx, context.clone()).await;
             // The pool has it, or it had not come further when it was asked.

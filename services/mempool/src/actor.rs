@@ -7,7 +7,7 @@ use std::time::Duration;
 use alloy_primitives::Address;
 use atoll_api::convert::MAX_ITEMS;
 use atoll_api::mempool::{
-    MempoolError, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply,
+    MempoolError, Pending, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply,
 };
 use atoll_api::state::{Read, StateError, Sync, SyncReply, TellDropped};
 use atoll_fabric::{Context, Cx, Fault, Handle, Link, Malformed, Reply, Service};
@@ -387,6 +387,12 @@ impl Handle<Report> for MempoolService {
         self.tell(cx);
         self.wake();
         self.read_if_in_doubt(cx);
+    }
+}
+
+impl Handle<Pending> for MempoolService {
+    fn handle(&mut self, asked: Pending, _: Context, reply: Reply<Pending>, _: &mut Cx<'_, Self>) {
+        reply.ok(self.pool.pending(&asked));
     }
 }
 

@@ -10,7 +10,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, map::HashMap};
-use atoll_api::{mempool::StatusReply, state::DroppedTx};
+use atoll_api::{
+    mempool::{Pending, PendingReply, StatusReply},
+    state::DroppedTx,
+};
 use atoll_types::Tx;
 
 use crate::config::{Config, Limits};
@@ -113,6 +116,17 @@ impl Pool {
 
     pub(crate) fn drop_tx(&mut self, tx: &Tx, reason: String) {
         self.dropped.push(DroppedTx { tx: *tx.hash(), reason });
+    }
+
+    /// What there is of a sender, and a transaction.
+    pub fn pending(&self, asked: &Pending) -> PendingReply {
+        let sender = self.senders.get(&asked.sender).filter(|sender| sender.account.is_some());
+        let place = self.by_hash.get(&asked.tx);
+        let pooled = place.and_then(|(sender, nonce)| self.senders.get(sender)?.txs.get(nonce));
+        PendingReply {
+            next: sender.map(|sender| sender.run_end),
+            tx: pooled.map(|pooled| pooled.tx.clone()),
+        }
     }
 
     /// How full the pool is; the first three do not overlap.

@@ -4,7 +4,8 @@ use atoll_api::MempoolClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
     MempoolServiceStatusRequest, MempoolServiceStatusResponse, MempoolServiceSubmitRequest,
-    MempoolServiceSubmitResponse, ReportRequest, ReportResponse, TakeRequest, TakeResponse,
+    MempoolServiceSubmitResponse, PendingRequest, PendingResponse, ReportRequest, ReportResponse,
+    TakeRequest, TakeResponse,
     mempool_service_server::{MempoolService, MempoolServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -37,6 +38,13 @@ impl MempoolService for Grpc {
         request: Request<ReportRequest>,
     ) -> Result<Response<ReportResponse>, Status> {
         serve(&*self.0.report, request).await
+    }
+
+    async fn pending(
+        &self,
+        request: Request<PendingRequest>,
+    ) -> Result<Response<PendingResponse>, Status> {
+        serve(&*self.0.pending, request).await
     }
 
     async fn status(

@@ -11,7 +11,7 @@ use atoll_beacon::{BeaconService, Cadence};
 use atoll_evm::Helpers;
 use atoll_executor::{ExecutorConfig, ExecutorService};
 use atoll_fabric::{Local, Place, Remote};
-use atoll_gateway::{BeaconLinks, Ledger, ShardLinks};
+use atoll_gateway::{BeaconLinks, Ledger, Rpc, RpcConfig, RpcLinks, ShardLinks};
 use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
@@ -21,7 +21,7 @@ use tonic::{service::RoutesBuilder, transport::Endpoint};
 use crate::{
     backup,
     config::{Config, Role, Shard, ShardAddress},
-    genesis::Genesis,
+    genesis::{Genesis, keys_of_chain},
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
     slot::Slot,
     world::{Process, World},
@@ -62,6 +62,9 @@ pub struct Cluster {
     helpers: Arc<dyn Helpers>,
     /// Where clients reach the public API, if it stands here.
     pub gateway: Option<SocketAddr>,
+    /// Where Ethereum's tools reach it, if that stands here.
+    pub rpc: Option<SocketAddr>,
+    rpc_server: Option<Rpc>,
     /// Where operators reach it, if that stands here.
     pub admin: Option<SocketAddr>,
     /// Closed from the outside in.
@@ -104,6 +107,8 @@ impl Cluster {
             helpers: world.helpers(config.limits.execution_threads)?,
             world,
             gateway: None,
+            rpc: None,
+            rpc_server: None,
             admin: None,
             ports: Vec::new(),
             slots,
@@ -294,6 +299,9 @@ impl Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: limits.clone(),
         });
+        if let Some(listen) = gateway.rpc {
+            self.start_rpc(config, &ledger, listen).await?;
+        }
         let names = ["atoll.v1.LedgerService"];
         let port = Port::open(
             &*self.world,
@@ -307,6 +315,29 @@ impl Cluster {
         let port = port.await?;
         self.gateway = Some(port.address);
         self.ports.push(port);
+        Ok(())
+    }
+
+    async fn start_rpc(
+        &mut self,
+        config: &Config,
+        ledger: &Ledger,
+        listen: SocketAddr,
+    ) -> anyhow::Result<()> {
+        let links = self.shards.iter().map(|shard| RpcLinks::new(&shard.mempool, &shard.state));
+        let rpc = RpcConfig {
+            listen,
+            links: links.collect(),
+            genesis: Arc::new(self.genesis.block.clone()),
+            development: config.chain.development,
+            signers: keys_of_chain(&config.chain)?,
+        };
+        let rpc = Rpc::start(ledger, rpc).await;
+        let rpc = rpc.with_context(|| {
+            format!("cannot serve JSON-RPC at {listen}; give another port, or `off`")
+        })?;
+        self.rpc = Some(rpc.address);
+        self.rpc_server = Some(rpc);
         Ok(())
     }
 
@@ -331,6 +362,9 @@ impl Cluster {
 
     /// Stops from the outside in, so that each actor can finish what it has taken on.
     pub async fn stop(mut self) {
+        if let Some(rpc) = self.rpc_server.take() {
+            rpc.stop().await;
+        }
         while let Some(port) = self.ports.pop() {
             port.close().await;
         }
@@ -456,7 +490,7 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         chain,
         data: data.to_owned(),
         beacon: Some(crate::config::Beacon::default()),
-        gateway: Some(crate::config::Gateway { listen: gateway }),
+        gateway: Some(crate::config::Gateway { listen: gateway, rpc: None }),
         admin: None,
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use alloy_primitives::U64;
 use anyhow::{Context as _, bail};
 use atoll_journal::SnapshotConfig;
 use atoll_store::Backend;
-use atoll_types::{Address, Placement, ShardId};
+use atoll_types::{Address, B256, Bytes, Placement, ShardId, U256};
 use serde::{Deserialize, Serialize};
 
 /// Variables that override a key of the file: `ATOLL__CHAIN__SHARDS=4` is `chain.shards = 4`.
@@ -64,6 +65,50 @@ pub struct Chain {
     /// Addresses that do not stand where their hash would put them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub placement: BTreeMap<Address, u16>,
+    /// What else the chain begins with.
+    #[serde(default, skip_serializing_if = "Beginning::is_usual")]
+    pub genesis: Beginning,
+}
+
+/// What a chain begins with, where that is not the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Beginning {
+    /// `GASLIMIT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gas_limit: Option<u64>,
+    /// Number of development accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<u32>,
+    /// Of the development accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mnemonic: Option<String>,
+    /// Accounts with more than a balance.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alloc: BTreeMap<Address, Alloc>,
+}
+
+impl Beginning {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn no_code(code: &Bytes) -> bool {
+    code.0.is_empty()
+}
+
+/// An account of the genesis, in the words of geth's `genesis.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alloc {
+    /// In wei.
+    pub balance: U256,
+    pub nonce: U64,
+    #[serde(skip_serializing_if = "no_code")]
+    pub code: Bytes,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub storage: BTreeMap<B256, B256>,
 }
 
 fn coinbase() -> Address {
@@ -125,6 +170,9 @@ fn all_roles() -> Vec<Role> {
 pub struct Gateway {
     /// Where clients reach it.
     pub listen: SocketAddr,
+    /// Where wallets and Ethereum's tools reach it by JSON-RPC; not at all if this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

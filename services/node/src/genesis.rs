@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use alloy_primitives::U256;
+use alloy_primitives::{Address, B256, U256, address};
 use alloy_signer_local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::English};
 use anyhow::Context as _;
 use atoll_commit::{OwnerConfig, Planner, PlannerConfig};
 use atoll_state::{CoreConfig, GenesisAccount, TreeConfig};
 use atoll_types::{BeaconBlock, ShardId};
 
-use crate::config::Chain;
+use crate::config::{Beginning, Chain};
 
 /// Transactions that may be shared at a shard and not decided.
 const MAX_SHARED: u64 = 131_072;
@@ -22,14 +22,50 @@ pub const DEVELOPMENT_ACCOUNTS: u32 = 10;
 /// Balance of each, in ether.
 const DEVELOPMENT_BALANCE_ETHER: u64 = 1_000_000;
 
-/// The keys of the development accounts, m/44'/60'/0'/0/0 to 9.
+/// Most of them that a chain may begin with.
+pub const MAX_DEVELOPMENT_ACCOUNTS: u32 = 1_000;
+
+/// Contracts that tools expect at these addresses of every chain: the deterministic deployment proxy,
+/// and Multicall3. They hold nothing and do only what their callers say.
+const CREATE2_DEPLOYER: (Address, &str) = (
+    address!("4e59b44847b379578588920cA78FbF26c0B4956C"),
+    "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe03601600081602082378035828234f58015156039578182fd5b8082525050506014600cf3",
+);
+const MULTICALL3: (Address, &str) =
+    (address!("cA11bde05977b3631167028862bE2a173976CA11"), include_str!("genesis/multicall3.hex"));
+
+/// The keys of the usual development accounts, m/44'/60'/0'/0/0 to 9.
 pub fn development_keys() -> anyhow::Result<Vec<PrivateKeySigner>> {
-    (0..DEVELOPMENT_ACCOUNTS)
+    keys_of(DEVELOPMENT_MNEMONIC, DEVELOPMENT_ACCOUNTS)
+}
+
+/// The keys of a chain's development accounts.
+pub fn keys_of_chain(chain: &Chain) -> anyhow::Result<Vec<PrivateKeySigner>> {
+    if !chain.development {
+        return Ok(Vec::new());
+    }
+    let Beginning { accounts, mnemonic, .. } = &chain.genesis;
+    let mnemonic = mnemonic.as_deref().unwrap_or(DEVELOPMENT_MNEMONIC);
+    keys_of(mnemonic, accounts.unwrap_or(DEVELOPMENT_ACCOUNTS))
+}
+
+fn keys_of(mnemonic: &str, accounts: u32) -> anyhow::Result<Vec<PrivateKeySigner>> {
+    anyhow::ensure!(
+        accounts <= MAX_DEVELOPMENT_ACCOUNTS,
+        "{accounts} development accounts; use at most {MAX_DEVELOPMENT_ACCOUNTS}"
+    );
+    (0..accounts)
         .map(|index| {
-            let builder = MnemonicBuilder::<English>::default().phrase(DEVELOPMENT_MNEMONIC);
-            Ok(builder.index(index)?.build()?)
+            let builder = MnemonicBuilder::<English>::default().phrase(mnemonic);
+            builder.index(index)?.build().context("the mnemonic is none of BIP-39 in English")
         })
         .collect()
+}
+
+fn contract((address, code): (Address, &str)) -> anyhow::Result<GenesisAccount> {
+    let code = alloy_primitives::hex::decode(code.trim())?.into();
+    // As if it had been deployed (EIP-161).
+    Ok(GenesisAccount { address, nonce: 1, code, ..GenesisAccount::default() })
 }
 
 /// Everything that is there from the beginning.
@@ -42,14 +78,17 @@ pub struct Genesis {
 
 impl Genesis {
     pub fn new(chain: &Chain) -> anyhow::Result<Self> {
-        let planner =
+        let mut planner =
             PlannerConfig::new(chain.chain_id, chain.shards, chain.coinbase, chain.genesis_time_ms);
+        planner.gas_limit = chain.genesis.gas_limit.unwrap_or(planner.gas_limit);
         let block = BeaconBlock::clone(Planner::new(planner.clone()).head());
         let mut accounts = Vec::new();
         if chain.development {
             let balance =
                 U256::from(DEVELOPMENT_BALANCE_ETHER) * U256::from(10).pow(U256::from(18));
-            accounts.extend(development_keys()?.iter().map(|key| GenesisAccount {
+            accounts.push(contract(CREATE2_DEPLOYER)?);
+            accounts.push(contract(MULTICALL3)?);
+            accounts.extend(keys_of_chain(chain)?.iter().map(|key| GenesisAccount {
                 address: key.address(),
                 balance,
                 ..GenesisAccount::default()
@@ -60,6 +99,16 @@ impl Genesis {
                 .parse()
                 .with_context(|| format!("chain.balances: {balance} of {address} is no number"))?;
             accounts.push(GenesisAccount { address: *address, balance, ..Default::default() });
+        }
+        for (address, alloc) in &chain.genesis.alloc {
+            let word = |word: &B256| U256::from_be_bytes(word.0);
+            accounts.push(GenesisAccount {
+                address: *address,
+                balance: alloc.balance,
+                nonce: alloc.nonce.to(),
+                code: alloc.code.clone(),
+                storage: alloc.storage.iter().map(|(k, v)| (word(k), word(v))).collect(),
+            });
         }
         Ok(Self { planner, block, accounts: Arc::new(accounts) })
     }

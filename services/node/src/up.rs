@@ -1,11 +1,15 @@
 //! `atoll up`: a whole cluster in one process, for development.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    str::FromStr,
 };
+
+use alloy_primitives::{Address, U64};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -13,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::target::is_own_file,
     cluster::{Cluster, all_here},
-    config::{Admin, Chain, Config},
-    genesis::{DEVELOPMENT_MNEMONIC, development_keys},
+    config::{Admin, Alloc, Beginning, Chain, Config},
+    genesis::{DEVELOPMENT_MNEMONIC, MAX_DEVELOPMENT_ACCOUNTS, keys_of_chain},
     place::now_ms,
 };
 
@@ -37,14 +41,57 @@ pub struct UpArgs {
     /// Where the public gRPC API listens.
     #[arg(long, default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
+    /// Where wallets and Ethereum's tools reach it by JSON-RPC, HTTP and WebSocket; `off`: not at all
+    /// [default: 127.0.0.1:8545, or not at all if that is taken].
+    #[arg(long)]
+    pub rpc: Option<RpcPort>,
     #[arg(long, default_value_t = 31_337)]
     pub chain_id: u64,
+    /// Gas limit of a block.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1_000_000..=1 << 40))]
+    pub gas_limit: Option<u64>,
+    /// Number of development accounts [default: 10].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_DEVELOPMENT_ACCOUNTS)))]
+    pub accounts: Option<u32>,
+    /// Of the development accounts [default: the one that every tool has].
+    #[arg(long)]
+    pub mnemonic: Option<String>,
+    /// Begin with the accounts of a file in geth's `genesis.json` format, besides the development ones.
+    #[arg(long, value_name = "FILE")]
+    pub genesis: Option<PathBuf>,
     /// Where operators reach it, for `atoll backup`; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub admin: SocketAddr,
     /// Longest time between beacon blocks while there is work, in milliseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub block_ms: u64,
+}
+
+/// Where Ethereum's tools look for a node.
+const USUAL_RPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8545);
+
+/// Where JSON-RPC is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RpcPort(pub Option<SocketAddr>);
+
+impl FromStr for RpcPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text.parse().map(|at| Self(Some(at))).map_err(|_| "use IP:PORT or `off`".into()),
+        }
+    }
+}
+
+/// What is read of geth's `genesis.json`.
+#[derive(Deserialize)]
+struct GethGenesis {
+    #[serde(default, rename = "gasLimit")]
+    gas_limit: Option<U64>,
+    #[serde(default)]
+    alloc: BTreeMap<Address, Alloc>,
 }
 
 /// What a data directory was begun with.
@@ -68,6 +115,13 @@ impl UpArgs {
             None => self.begin()?,
         };
         let mut config = all_here(chain, &self.data, self.listen);
+        if let Some(gateway) = &mut config.gateway {
+            gateway.rpc = match self.rpc {
+                Some(RpcPort(rpc)) => rpc,
+                // A second cluster beside the first one is no mistake.
+                None => TcpListener::bind(USUAL_RPC).is_ok().then_some(USUAL_RPC),
+            };
+        }
         config.admin = Some(Admin { listen: self.admin });
         if let Some(beacon) = &mut config.beacon {
             beacon.block_ms = self.block_ms;
@@ -88,7 +142,41 @@ impl UpArgs {
                 self.chain_id,
             );
         }
+        let mut asked = self.beginning()?;
+        if self.genesis.is_none() {
+            asked.alloc = chain.genesis.alloc.clone();
+        }
+        let same = asked.gas_limit.is_none_or(|_| asked.gas_limit == chain.genesis.gas_limit)
+            && asked.accounts.is_none_or(|_| asked.accounts == chain.genesis.accounts)
+            && (asked.mnemonic.is_none() || asked.mnemonic == chain.genesis.mnemonic)
+            && asked.alloc == chain.genesis.alloc;
+        if !same {
+            bail!(
+                "{} was begun with another gas limit, other accounts or another genesis; leave these \
+                 flags out, give another --data directory, or --fresh to begin anew",
+                self.data.display(),
+            );
+        }
         Ok(())
+    }
+
+    /// What the chain is to begin with, as far as it is not the usual.
+    fn beginning(&self) -> anyhow::Result<Beginning> {
+        let mut beginning = Beginning {
+            gas_limit: self.gas_limit,
+            accounts: self.accounts,
+            mnemonic: self.mnemonic.clone(),
+            ..Beginning::default()
+        };
+        if let Some(file) = &self.genesis {
+            let bytes = std::fs::read(file)
+                .with_context(|| format!("cannot read the genesis in {}", file.display()))?;
+            let genesis: GethGenesis = serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is no genesis in geth's format", file.display()))?;
+            beginning.gas_limit = beginning.gas_limit.or(genesis.gas_limit.map(|gas| gas.to()));
+            beginning.alloc = genesis.alloc;
+        }
+        Ok(beginning)
     }
 
     fn begin(&self) -> anyhow::Result<Chain> {
@@ -108,7 +196,8 @@ impl UpArgs {
                 self.data.display()
             );
         }
-        let chain = development_chain(self.chain_id, self.shards);
+        let mut chain = development_chain(self.chain_id, self.shards);
+        chain.genesis = self.beginning()?;
         write_chain(&self.data, &chain)?;
         Ok(chain)
     }
@@ -124,6 +213,7 @@ pub(crate) fn development_chain(chain_id: u64, shards: u16) -> Chain {
         development: true,
         balances: Default::default(),
         placement: Default::default(),
+        genesis: Default::default(),
     }
 }
 
@@ -179,13 +269,22 @@ pub fn banner(cluster: &Cluster, config: &Config) -> anyhow::Result<String> {
         format!("Atoll {}: {} shards", env!("CARGO_PKG_VERSION"), config.chain.shards),
         String::new(),
         format!("  gRPC      http://{address}  (atoll.v1.LedgerService, reflection, health)"),
+        match cluster.rpc {
+            Some(rpc) => format!("  JSON-RPC  http://{rpc}  (and ws://{rpc})"),
+            None => {
+                format!("  JSON-RPC  off, or {USUAL_RPC} is taken; --rpc ADDRESS names another")
+            }
+        },
         format!("  chain id  {}", config.chain.chain_id),
         format!("  data      {}", config.data.display()),
         String::new(),
         "  Development accounts. Everybody has these keys: never send value to them.".to_owned(),
-        format!("  mnemonic  {DEVELOPMENT_MNEMONIC}"),
+        format!(
+            "  mnemonic  {}",
+            config.chain.genesis.mnemonic.as_deref().unwrap_or(DEVELOPMENT_MNEMONIC)
+        ),
     ];
-    for (index, key) in development_keys()?.iter().enumerate() {
+    for (index, key) in keys_of_chain(&config.chain)?.iter().enumerate() {
         let shard = cluster.placement.owner(&key.address());
         let secret = alloy_primitives::hex::encode_prefixed(key.to_bytes());
         lines.push(format!("  ({index}) {}  shard {shard}  {secret}", key.address()));

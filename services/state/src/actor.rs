@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use atoll_api::state::{
-    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, Prove, PutCodes, Quarantine, Read,
-    Recall, ReceiveCredits, Settle, Share, StateError, StoreResults, Sync, TakeSnapshot,
-    TellDropped, Watch, WatchReply, Withdraw,
+    AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, Progress, Prove, PutCodes,
+    Quarantine, Ran, Read, Recall, ReceiveCredits, RoundsRun, Settle, Share, StateError,
+    StoreResults, Sync, TakeSnapshot, TellDropped, Watch, WatchReply, Withdraw,
 };
 use atoll_fabric::{Context, Cx, Handle, Machine, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
@@ -37,6 +37,7 @@ pub struct StateService {
     version: u64,
     next_waiter: u64,
     readers: Vec<Waiter<Read>>,
+    progresses: Vec<Waiter<Progress>>,
     syncs: Vec<Waiter<Sync>>,
     feeds: Vec<Waiter<Feed>>,
     watches: Vec<Waiter<Watch>>,
@@ -58,6 +59,7 @@ impl StateService {
             version: 1,
             next_waiter: 0,
             readers: Vec::new(),
+            progresses: Vec::new(),
             syncs: Vec::new(),
             feeds: Vec::new(),
             watches: Vec::new(),
@@ -150,6 +152,10 @@ impl StateService {
         for waiter in take(&mut self.readers, |read| read.min_cut <= cut) {
             let result = self.core.read(&waiter.message);
             self.journal.reply(waiter.reply, result);
+        }
+        for waiter in take(&mut self.progresses, |asked| asked.min_cut <= cut) {
+            let answer = self.core.progress();
+            self.journal.reply(waiter.reply, Ok(answer));
         }
         let (newest, full) = (self.core.changes.newest(), self.journal.is_low());
         for waiter in take(&mut self.syncs, |sync| sync.after != newest || sync.full != full) {
@@ -369,6 +375,8 @@ changes! {
 looks! {
     Outbox => |core, _message| Ok(core.outbox());
     Recall => |core, message| Ok(core.recall(&message));
+    Ran => |core, message| core.ran(&message);
+    RoundsRun => |core, message| core.rounds_run(&message);
     Lookup => |core, message| core.lookup(&message);
 }
 
@@ -413,6 +421,27 @@ impl Handle<Read> for StateService {
         };
         let wait_ms = MAX_WAIT.as_millis() as u64;
         self.wait((read, reply), wait_ms, |service| &mut service.readers, late, cx);
+    }
+}
+
+impl Handle<Progress> for StateService {
+    fn handle(
+        &mut self,
+        asked: Progress,
+        _: Context,
+        reply: Reply<Progress>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        if asked.min_cut <= self.core.owner().cut_number() {
+            let answer = self.core.progress();
+            return self.journal.reply(reply, Ok(answer));
+        }
+        let late = |service: &mut Self, asked: Progress, reply: Reply<Progress>| {
+            let newest = service.core.owner().cut_number();
+            reply.err(StateError::CutAhead { asked: asked.min_cut, newest });
+        };
+        let wait_ms = MAX_WAIT.as_millis() as u64;
+        self.wait((asked, reply), wait_ms, |service| &mut service.progresses, late, cx);
     }
 }
 

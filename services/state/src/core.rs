@@ -95,6 +95,9 @@ pub struct Core {
     pub(crate) wrong_root: Option<RootError>,
     /// Transactions that are not run.
     pub(crate) quarantine: Quarantine,
+    /// A cut at which the payments that ended can be read. Not logged: what ended before a restart is
+    /// older than the cut at which it was opened.
+    pub(crate) ended_at: u64,
     /// Settlements made after cuts that this shard has not passed. Not logged: they come again.
     early: BTreeMap<ShardId, Settlement>,
     /// Of the chain's beginning.
@@ -381,7 +384,7 @@ impl Core {
     }
 }
 
-fn storage(error: StoreError) -> StateError {
+pub(crate) fn storage(error: StoreError) -> StateError {
     StateError::Storage { reason: error.to_string() }
 }
 

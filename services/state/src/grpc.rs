@@ -5,13 +5,14 @@ use atoll_fabric::serve;
 use atoll_wire::v1::{
     AcceptPartsRequest, AcceptPartsResponse, AppendRequest, AppendResponse, CutRequest,
     CutResponse, FeedRequest, FeedResponse, LeaseLateRequest, LeaseLateResponse, LookupRequest,
-    LookupResponse, OutboxRequest, OutboxResponse, ProveRequest, ProveResponse, PutCodesRequest,
-    PutCodesResponse, QuarantineRequest, QuarantineResponse, ReadRequest, ReadResponse,
-    ReadSnapshotRequest, ReadSnapshotResponse, RecallRequest, RecallResponse,
-    ReceiveCreditsRequest, ReceiveCreditsResponse, SettleRequest, SettleResponse, ShareRequest,
-    ShareResponse, StoreResultsRequest, StoreResultsResponse, SyncRequest, SyncResponse,
-    TakeSnapshotRequest, TakeSnapshotResponse, TellDroppedRequest, TellDroppedResponse,
-    WatchRequest, WatchResponse, WithdrawRequest, WithdrawResponse,
+    LookupResponse, OutboxRequest, OutboxResponse, ProgressRequest, ProgressResponse, ProveRequest,
+    ProveResponse, PutCodesRequest, PutCodesResponse, QuarantineRequest, QuarantineResponse,
+    RanRequest, RanResponse, ReadRequest, ReadResponse, ReadSnapshotRequest, ReadSnapshotResponse,
+    RecallRequest, RecallResponse, ReceiveCreditsRequest, ReceiveCreditsResponse, RoundsRunRequest,
+    RoundsRunResponse, SettleRequest, SettleResponse, ShareRequest, ShareResponse,
+    StoreResultsRequest, StoreResultsResponse, SyncRequest, SyncResponse, TakeSnapshotRequest,
+    TakeSnapshotResponse, TellDroppedRequest, TellDroppedResponse, WatchRequest, WatchResponse,
+    WithdrawRequest, WithdrawResponse,
     state_service_server::{StateService, StateServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -136,6 +137,24 @@ impl StateService for Grpc {
 
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
         serve(&*self.0.sync, request).await
+    }
+
+    async fn ran(&self, request: Request<RanRequest>) -> Result<Response<RanResponse>, Status> {
+        serve(&*self.0.ran, request).await
+    }
+
+    async fn rounds_run(
+        &self,
+        request: Request<RoundsRunRequest>,
+    ) -> Result<Response<RoundsRunResponse>, Status> {
+        serve(&*self.0.rounds_run, request).await
+    }
+
+    async fn progress(
+        &self,
+        request: Request<ProgressRequest>,
+    ) -> Result<Response<ProgressResponse>, Status> {
+        serve(&*self.0.progress, request).await
     }
 
     async fn lookup(

@@ -9,6 +9,7 @@ mod history;
 mod quarantine;
 mod record;
 mod roots;
+mod rounds;
 mod snapshot;
 mod values;
 mod view;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use alloy_primitives::{keccak256, map::HashMap};
 use atoll_store::{Index, StoreError};
 use atoll_types::{B256, Bytes, StateKey, StateValue, U256, decode, encode};
+use serde::de::DeserializeOwned;
 
 use crate::{
     events::Kept,
@@ -24,11 +25,13 @@ pub(crate) struct Entries {
     /// Receipts, encoded.
     receipts: HashMap<B256, Vec<u8>>,
     codes: HashMap<B256, Bytes>,
+    /// What else is kept, encoded.
+    records: HashMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Entries {
     pub fn len(&self) -> usize {
-        self.values.len() + self.receipts.len() + self.codes.len()
+        self.values.len() + self.receipts.len() + self.codes.len() + self.records.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -45,7 +48,8 @@ impl Entries {
         let values = self.values.iter().map(|(key, value)| (value_key(key), encode(value)));
         let receipts = self.receipts.iter().map(|(tx, kept)| (receipt_key(tx), kept.clone()));
         let codes = self.codes.iter().map(|(hash, code)| (code_key(hash), code.to_vec()));
-        let mut entries: Vec<_> = values.chain(receipts).chain(codes).collect();
+        let records = self.records.iter().map(|(key, record)| (key.clone(), record.clone()));
+        let mut entries: Vec<_> = values.chain(receipts).chain(codes).chain(records).collect();
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         entries
     }
@@ -53,9 +57,10 @@ impl Entries {
     /// Takes out the kinds of which there are many.
     fn take_due(&mut self) -> Self {
         let mut due = Self::default();
-        if self.receipts.len() + self.codes.len() >= GATHERED {
+        if self.receipts.len() + self.codes.len() + self.records.len() >= GATHERED {
             due.receipts = std::mem::take(&mut self.receipts);
             due.codes = std::mem::take(&mut self.codes);
+            due.records = std::mem::take(&mut self.records);
         }
         if self.values.len() >= GATHERED_VALUES {
             due.values = std::mem::take(&mut self.values);
@@ -68,6 +73,7 @@ impl Entries {
         self.values.extend(later.values);
         self.receipts.extend(later.receipts);
         self.codes.extend(later.codes);
+        self.records.extend(later.records);
     }
 }
 
@@ -120,6 +126,7 @@ impl Values {
                 values: frozen.values.clone(),
                 receipts: frozen.receipts.clone(),
                 codes: frozen.codes.clone(),
+                records: frozen.records.clone(),
             };
             both.extend(newest);
             newest = both;
@@ -158,7 +165,7 @@ impl Values {
             None => match self.newest().find_map(|entries| entries.values.get(key)) {
                 Some(value) => *value,
                 None => {
-                    let found = self.find::<StateValue>(&value_key(key))?;
+                    let found = self.indexed::<StateValue>(&value_key(key))?;
                     found.filter(|value| key.holds(value)).unwrap_or_else(|| key.absent())
                 }
             },
@@ -215,7 +222,7 @@ impl Values {
     pub fn receipt(&self, tx: &B256) -> Result<Option<Kept>, StoreError> {
         match self.newest().find_map(|entries| entries.receipts.get(tx)) {
             Some(bytes) => decode(bytes).map(Some).map_err(corrupt),
-            None => self.find(&receipt_key(tx)),
+            None => self.indexed(&receipt_key(tx)),
         }
     }
 
@@ -223,8 +230,19 @@ impl Values {
         self.dirty.receipts.insert(kept.receipt.tx, encode(kept));
     }
 
-    /// From the index.
-    fn find<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+    /// A record under a key of its own.
+    pub fn find<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        match self.newest().find_map(|entries| entries.records.get(key)) {
+            Some(bytes) => decode(bytes).map(Some).map_err(corrupt),
+            None => self.indexed(key),
+        }
+    }
+
+    pub fn put(&mut self, key: Vec<u8>, record: Vec<u8>) {
+        self.dirty.records.insert(key, record);
+    }
+
+    fn indexed<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         let found = self.index.get(key)?;
         found.map(|bytes| decode(&bytes).map_err(corrupt)).transpose()
     }
@@ -290,7 +308,7 @@ fn code_key(hash: &B256) -> Vec<u8> {
 }
 
 /// The index key of a kind of record.
-fn entry_key(kind: u8, name: &[u8]) -> Vec<u8> {
+pub(crate) fn entry_key(kind: u8, name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + name.len());
     key.push(kind);
     key.extend_from_slice(name);

@@ -5,7 +5,8 @@ use atoll_wire::v1::{self as wire, tx_end};
 
 use super::{Proto, messages, optional, plain, required, variants};
 use crate::mempool::{
-    End, Refused, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply, TxEnd,
+    End, Pending, PendingReply, Refused, Report, Status, StatusReply, Submit, SubmitReply, Take,
+    TakeReply, TxEnd,
 };
 
 messages! {
@@ -14,6 +15,8 @@ messages! {
     Take => TakeRequest { session: plain, max_txs: plain, max_gas: plain, wait_ms: plain }
     TakeReply => TakeResponse { txs: list }
     Report => ReportRequest { ends: list }
+    Pending => PendingRequest { sender: plain, tx: plain }
+    PendingReply => PendingResponse { next: optional, tx: optional }
     Status => MempoolServiceStatusRequest {}
     StatusReply => MempoolServiceStatusResponse {
         pending: plain, queued: plain, under_way: plain, size_bytes: plain,

@@ -7,9 +7,10 @@ use super::{Proto, messages, optional, plain, required, small_list};
 use crate::state::{
     AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, DroppedTx, Ended, Feed,
     FeedEvent, FeedReply, GroupToRun, LeaseLate, LeaseLateReply, LeaseOut, Lookup, LookupReply,
-    Outbox, OutboxReply, Prove, ProveReply, ProvenCell, PutCodes, Quarantine, Read, ReadReply,
-    ReadSnapshot, Recall, RecallReply, ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, SenderTx,
-    Settle, Share, ShareReply, SnapshotPiece, SnapshotTaken, StoreResults, StoreResultsReply, Sync,
+    Outbox, OutboxReply, Progress, ProgressReply, Prove, ProveReply, ProvenCell, PutCodes,
+    Quarantine, Ran, RanReply, RanTx, Read, ReadReply, ReadSnapshot, Recall, RecallReply,
+    ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, RoundsRun, RoundsRunReply, SenderTx, Settle,
+    Share, ShareReply, SnapshotPiece, SnapshotTaken, StoreResults, StoreResultsReply, Sync,
     SyncReply, TakeSnapshot, TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
 };
 
@@ -61,6 +62,13 @@ messages! {
     }
     SenderTx => SenderTx { tx: plain, sender: plain, nonce: plain }
     Ended => Ended { tx: required, dropped: optional, gas_used: plain }
+    Ran => RanRequest { round: plain, skip: plain }
+    RanReply => RanResponse { txs: list, more: plain }
+    RanTx => RanTx { tx: required, receipt: required }
+    RoundsRun => RoundsRunRequest { first: plain, last: plain }
+    RoundsRunReply => RoundsRunResponse { rounds: small_list }
+    Progress => ProgressRequest { min_cut: plain }
+    ProgressReply => ProgressResponse { cut: plain, ended_before: plain, ended_at: plain }
     Lookup => LookupRequest { txs: list }
     LookupReply => LookupResponse { statuses: list }
     ReceiptEvent => ReceiptEvent { receipt: required, finality: plain, cut: plain }

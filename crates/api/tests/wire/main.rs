@@ -28,10 +28,10 @@ fn seeded() -> StdRng {
 macro_rules! every_request {
     ($check:ident($($argument:expr),*)) => {
         every_request!(@ $check ($($argument),*)
-            mempool: Submit Take Report Status;
+            mempool: Submit Take Report Pending Status;
             executor: Predict Debit RunGroups ExecutorStats;
             state: Read Append Cut Outbox Share Withdraw TellDropped Quarantine StoreResults AcceptParts ReceiveCredits
-                Settle Recall LeaseLate PutCodes Prove Watch Sync Lookup Feed TakeSnapshot ReadSnapshot;
+                Settle Recall LeaseLate PutCodes Prove Watch Sync Ran RoundsRun Progress Lookup Feed TakeSnapshot ReadSnapshot;
             router: Escalate Deliver Fetch RouterStats;
             beacon: Announce Blocks Head BeaconStats TakeBeaconSnapshot ReadBeaconSnapshot;
         )

@@ -13,6 +13,8 @@ structs! {
     TakeReply { txs }
     Report { ends }
     TxEnd { tx, end }
+    Pending { sender, tx }
+    PendingReply { next, tx }
     Status {}
     StatusReply { pending, queued, under_way, size_bytes }
 
@@ -86,6 +88,13 @@ structs! {
     Change { number, cut, writes, fenced, unfenced, pinned, ended, quarantined }
     SenderTx { tx, sender, nonce }
     Ended { tx, dropped, gas_used }
+    Ran { round, skip }
+    RanReply { txs, more }
+    RanTx { tx, receipt }
+    RoundsRun { first, last }
+    RoundsRunReply { rounds }
+    Progress { min_cut }
+    ProgressReply { cut, ended_before, ended_at }
     Lookup { txs }
     LookupReply { statuses }
     ReceiptEvent { receipt, finality, cut }

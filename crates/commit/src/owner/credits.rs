@@ -45,6 +45,12 @@ impl Owner {
         Ok(())
     }
 
+    /// The first round with a payment to another shard that has not ended.
+    pub fn oldest_payment(&self) -> Option<u64> {
+        let round = |sent: &Sent| sent.receipt.as_ref().map(|receipt| receipt.round);
+        self.outgoing.values().filter_map(|outgoing| outgoing.open.iter().find_map(round)).min()
+    }
+
     /// Up to which number credits of a shard are held.
     pub fn received(&self, from: ShardId) -> u64 {
         self.incoming.get(&from).map_or(0, |incoming| incoming.received)

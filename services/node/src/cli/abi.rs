@@ -95,7 +95,9 @@ pub fn text(value: &DynSolValue) -> String {
         DynSolValue::Array(values) | DynSolValue::FixedArray(values) => {
             format!("[{}]", list(values))
         }
-        DynSolValue::Tuple(values) => format!("({})", list(values)),
+        DynSolValue::Tuple(values) | DynSolValue::CustomStruct { tuple: values, .. } => {
+            format!("({})", list(values))
+        }
     }
 }
 
@@ -105,7 +107,8 @@ pub fn json(value: &DynSolValue) -> Value {
         DynSolValue::Bool(value) => json!(value),
         DynSolValue::Array(values)
         | DynSolValue::FixedArray(values)
-        | DynSolValue::Tuple(values) => values.iter().map(json).collect(),
+        | DynSolValue::Tuple(values)
+        | DynSolValue::CustomStruct { tuple: values, .. } => values.iter().map(json).collect(),
         other => json!(text(other)),
     }
 }

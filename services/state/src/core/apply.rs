@@ -11,7 +11,7 @@ use atoll_types::{
 };
 
 use super::{Core, refused, storage};
-use crate::{changes::sender_tx, events::Kept, record::Record};
+use crate::{changes::sender_tx, events::Kept, record::Record, rounds};
 
 impl Core {
     /// Checks a record against the state, as its operation did, and applies it.
@@ -88,6 +88,7 @@ impl Core {
             self.values.put_code(code)?;
         }
         self.owner.append(block);
+        rounds::note_block(&mut self.values, block)?;
         let mut txs = Vec::with_capacity(block.txs.len());
         for local in &block.txs {
             // A payment to another shard has its receipt when it is known how it ended.
@@ -137,6 +138,7 @@ impl Core {
         }
         let gas: HashMap<B256, u64> =
             effects.receipts.iter().map(|r| (r.tx, r.executed.gas_used)).collect();
+        rounds::note_groups(&mut self.values, &effects.receipts, &effects.ended)?;
         for receipt in effects.receipts {
             // What it did is of the cut after its round, but other shards show it from this one on.
             self.keep(receipt, number, Finality::Final);
@@ -214,6 +216,7 @@ impl Core {
 
     fn payments_ended(&mut self, ended: Vec<(Receipt, u64)>) {
         for (receipt, cut) in ended {
+            self.ended_at = self.ended_at.max(cut);
             self.keep(receipt, cut, Finality::Final);
         }
     }

@@ -92,6 +92,7 @@ fn work(script: Script, patience: Duration) -> (Work, Fake) {
         development: false,
         balances: Default::default(),
         placement: Default::default(),
+        genesis: Default::default(),
     };
     let genesis = Genesis::new(&chain).expect("a genesis");
     let fake = Fake(Arc::new(Mutex::new(script)), Arc::new(genesis.block.clone()));

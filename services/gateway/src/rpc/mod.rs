@@ -1,0 +1,230 @@
+//! JSON-RPC over HTTP and WebSocket, as Ethereum's wallets, libraries and tools speak it: to them the
+//! cluster is one chain. [docs/json-rpc.md](../../../../docs/json-rpc.md) says what is served.
+
+mod account;
+mod block;
+mod blocks;
+mod chain;
+mod cors;
+mod error;
+mod estimate;
+mod fees;
+mod filters;
+mod logs;
+mod params;
+mod send;
+mod server;
+mod sign;
+mod subscribe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use alloy_signer_local::PrivateKeySigner;
+use atoll_fabric::Context;
+use atoll_types::BeaconBlock;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub use self::chain::RpcLinks;
+pub use self::server::Rpc;
+
+use self::chain::{Cache, Chain};
+use self::error::Failure;
+use self::filters::Filters;
+use self::params::Params;
+use self::send::Sent;
+use crate::ledger::{Inner, Ledger};
+
+/// What JSON-RPC is made of, besides a gateway.
+pub struct RpcConfig {
+    pub listen: SocketAddr,
+    /// Shard 0 first.
+    pub links: Vec<RpcLinks>,
+    /// Beacon block 0.
+    pub genesis: Arc<BeaconBlock>,
+    /// Lets pages of any origin call it, and signs for `signers`.
+    pub development: bool,
+    pub signers: Vec<PrivateKeySigner>,
+}
+
+/// What all requests share.
+pub(crate) struct Shared {
+    ledger: Arc<Inner>,
+    chain: Arc<Chain>,
+    filters: Filters,
+    sent: Sent,
+    signers: Vec<PrivateKeySigner>,
+    places: Semaphore,
+    _tasks: JoinSet<()>,
+}
+
+/// Every method but those of subscriptions.
+pub(crate) const METHODS: &[&str] = &[
+    "web3_clientVersion",
+    "web3_sha3",
+    "net_version",
+    "net_listening",
+    "net_peerCount",
+    "eth_chainId",
+    "eth_protocolVersion",
+    "eth_blockNumber",
+    "eth_syncing",
+    "eth_mining",
+    "eth_hashrate",
+    "eth_coinbase",
+    "eth_gasPrice",
+    "eth_maxPriorityFeePerGas",
+    "eth_blobBaseFee",
+    "eth_feeHistory",
+    "eth_getBalance",
+    "eth_getTransactionCount",
+    "eth_getCode",
+    "eth_getStorageAt",
+    "eth_getProof",
+    "eth_call",
+    "eth_estimateGas",
+    "eth_createAccessList",
+    "eth_sendRawTransaction",
+    "eth_sendRawTransactionSync",
+    "eth_getTransactionReceipt",
+    "eth_getTransactionByHash",
+    "eth_getRawTransactionByHash",
+    "eth_getBlockByNumber",
+    "eth_getBlockByHash",
+    "eth_getBlockTransactionCountByNumber",
+    "eth_getBlockTransactionCountByHash",
+    "eth_getTransactionByBlockNumberAndIndex",
+    "eth_getTransactionByBlockHashAndIndex",
+    "eth_getBlockReceipts",
+    "eth_getUncleCountByBlockNumber",
+    "eth_getUncleCountByBlockHash",
+    "eth_getUncleByBlockNumberAndIndex",
+    "eth_getUncleByBlockHashAndIndex",
+    "eth_getLogs",
+    "eth_newFilter",
+    "eth_newBlockFilter",
+    "eth_newPendingTransactionFilter",
+    "eth_getFilterChanges",
+    "eth_getFilterLogs",
+    "eth_uninstallFilter",
+    "eth_accounts",
+    "atoll_getPlacement",
+    "atoll_getTransaction",
+];
+
+/// Methods of development mode.
+pub(crate) const DEVELOPMENT_METHODS: &[&str] = &[
+    "eth_sendTransaction",
+    "eth_signTransaction",
+    "eth_sign",
+    "personal_sign",
+    "eth_signTypedData_v4",
+];
+
+impl Shared {
+    fn start(ledger: &Ledger, config: RpcConfig) -> Self {
+        let ledger = ledger.0.clone();
+        let limits = ledger.limits.clone();
+        let chain = Arc::new(Chain {
+            links: config.links,
+            beacon: ledger.calls.beacon.clone(),
+            genesis: config.genesis,
+            head: tokio::sync::watch::Sender::new(None),
+            cache: Cache::new(&limits),
+            named: tokio::sync::OnceCell::new(),
+            limits: limits.clone(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(chain.clone().follow());
+        Self {
+            filters: Filters::new(limits.rpc.clone()),
+            sent: Sent::new(limits.rpc.pending_hashes),
+            signers: config.signers,
+            places: Semaphore::new(limits.rpc.requests),
+            ledger,
+            chain,
+            _tasks: tasks,
+        }
+    }
+
+    fn context(&self) -> Context {
+        Context::none().with_timeout(self.ledger.limits.patience())
+    }
+
+    pub async fn answer(&self, method: &str, params: Params) -> Result<Value, Failure> {
+        let _place = self.places.try_acquire().map_err(|_| {
+            let limit = self.ledger.limits.rpc.requests;
+            Failure::limit(format!("{limit} requests are under way, the limit"))
+        })?;
+        match method {
+            "web3_clientVersion" => {
+                Ok(json!(format!("atoll/v{}/rust", self.ledger.queries.version)))
+            }
+            "web3_sha3" => {
+                let bytes: alloy_primitives::Bytes = params.at(0, "data")?;
+                Ok(json!(alloy_primitives::keccak256(bytes)))
+            }
+            "net_version" => Ok(json!(self.chain_id().to_string())),
+            "net_listening" => Ok(json!(true)),
+            "net_peerCount" | "eth_hashrate" => Ok(json!("0x0")),
+            "eth_protocolVersion" => Ok(json!("0x41")),
+            "eth_chainId" => Ok(quantity(self.chain_id())),
+            "eth_blockNumber" => Ok(quantity(self.chain.head().await?.latest)),
+            "eth_syncing" | "eth_mining" => Ok(json!(false)),
+            "eth_coinbase" => Ok(json!(self.chain.head().await?.beacon.env.coinbase)),
+            "eth_gasPrice" => self.gas_price().await,
+            "eth_maxPriorityFeePerGas" => Ok(quantity(fees::PRIORITY_FEE)),
+            "eth_blobBaseFee" => Ok(json!("0x1")),
+            "eth_feeHistory" => self.fee_history(&params).await,
+            "eth_accounts" => {
+                Ok(json!(self.signers.iter().map(PrivateKeySigner::address).collect::<Vec<_>>()))
+            }
+            _ => self.answer_of_state(method, params).await,
+        }
+    }
+
+    async fn answer_of_state(&self, method: &str, params: Params) -> Result<Value, Failure> {
+        match method {
+            "eth_getBalance" => self.balance(&params).await,
+            "eth_getTransactionCount" => self.transaction_count(&params).await,
+            "eth_getCode" => self.code(&params).await,
+            "eth_getStorageAt" => self.storage_at(&params).await,
+            "eth_getProof" => Err(Failure::new(
+                -32601,
+                "eth_getProof is not supported: the state's tree is not a Merkle Patricia tree; the \
+                 gRPC API has GetProof",
+            )),
+            "eth_call" => self.call(&params).await,
+            "eth_estimateGas" => self.estimate_gas(&params).await,
+            "eth_createAccessList" => self.create_access_list(&params).await,
+            "eth_sendRawTransaction" => self.send_raw(&params).await,
+            "eth_sendRawTransactionSync" => self.send_raw_sync(&params).await,
+            "eth_sendTransaction" => self.send_transaction(&params).await,
+            "eth_signTransaction" => self.sign_transaction(&params).await,
+            "eth_sign" => self.sign(params.at(0, "address")?, params.at(1, "message")?),
+            "personal_sign" => self.sign(params.at(1, "address")?, params.at(0, "message")?),
+            "eth_signTypedData_v4" => self.sign_typed_data(&params),
+            "eth_getLogs" => self.get_logs(&params).await,
+            "eth_newFilter" => self.new_filter(&params).await,
+            "eth_newBlockFilter" => self.new_block_filter().await,
+            "eth_newPendingTransactionFilter" => self.new_pending_filter(),
+            "eth_getFilterChanges" => self.filter_changes(&params).await,
+            "eth_getFilterLogs" => self.filter_logs(&params).await,
+            "eth_uninstallFilter" => Ok(json!(self.filters.remove(params.at(0, "filter")?))),
+            "atoll_getPlacement" => self.placement(&params),
+            "atoll_getTransaction" => self.timeline(&params).await,
+            _ => self.answer_of_blocks(method, params).await,
+        }
+    }
+
+    fn chain_id(&self) -> u64 {
+        self.ledger.queries.chain_id
+    }
+}
+
+/// A number as Ethereum's JSON-RPC has it.
+pub(crate) fn quantity(number: impl Into<u128>) -> Value {
+    Value::String(format!("{:#x}", number.into()))
+}

@@ -1,0 +1,98 @@
+//! The port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jsonrpsee::RpcModule;
+use jsonrpsee::core::RegisterMethodError;
+use jsonrpsee::core::traits::IdProvider;
+use jsonrpsee::server::{BatchRequestConfig, PingConfig, Server, ServerConfig, ServerHandle};
+use jsonrpsee::types::{ErrorObjectOwned, SubscriptionId};
+use serde_json::Value;
+
+use super::cors::Cors;
+use super::params::Params;
+use super::subscribe;
+use super::{DEVELOPMENT_METHODS, METHODS, RpcConfig, Shared};
+use crate::Ledger;
+
+/// JSON-RPC that is being served.
+pub struct Rpc {
+    pub address: SocketAddr,
+    handle: ServerHandle,
+}
+
+/// Names of subscriptions: hexadecimal, as libraries expect them.
+#[derive(Debug, Default)]
+struct Ids(AtomicU64);
+
+impl IdProvider for Ids {
+    fn next_id(&self) -> SubscriptionId<'static> {
+        let next = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        SubscriptionId::Str(format!("{next:#x}").into())
+    }
+}
+
+impl Rpc {
+    /// Serves JSON-RPC beside a gateway's other requests.
+    ///
+    /// # Errors
+    /// If the port cannot be had.
+    pub async fn start(ledger: &Ledger, config: RpcConfig) -> std::io::Result<Self> {
+        let limits = ledger.0.limits.rpc.clone();
+        let server = ServerConfig::builder()
+            .max_connections(limits.connections)
+            .max_request_body_size(limits.request_bytes)
+            .max_response_body_size(limits.response_bytes)
+            .max_subscriptions_per_connection(limits.subscriptions)
+            .set_message_buffer_capacity(limits.message_buffer)
+            .set_batch_request_config(BatchRequestConfig::Limit(limits.batch_requests))
+            .set_tcp_no_delay(true)
+            .enable_ws_ping(PingConfig::new())
+            .set_id_provider(Ids::default())
+            .build();
+        let cors = tower::ServiceBuilder::new().layer(Cors { any_origin: config.development });
+        let builder = Server::builder().set_config(server).set_http_middleware(cors);
+        let server = builder.build(config.listen).await?;
+        let address = server.local_addr()?;
+        let methods = methods(ledger, config).map_err(std::io::Error::other)?;
+        Ok(Self { address, handle: server.start(methods) })
+    }
+
+    /// Stops it, and waits until it has.
+    pub async fn stop(self) {
+        // An error says that it has stopped.
+        let _ = self.handle.stop();
+        self.handle.stopped().await;
+    }
+}
+
+fn methods(
+    ledger: &Ledger,
+    config: RpcConfig,
+) -> Result<RpcModule<Arc<Shared>>, RegisterMethodError> {
+    let development = config.development;
+    let shared = Arc::new(Shared::start(ledger, config));
+    let mut module = RpcModule::new(shared);
+    let more = if development { DEVELOPMENT_METHODS } else { &[] };
+    for method in METHODS.iter().chain(more).copied() {
+        module.register_async_method(method, move |params, shared, _| async move {
+            let params = Params::read(&params)?;
+            let answer = shared.answer(method, params).await?;
+            Ok::<Value, ErrorObjectOwned>(answer)
+        })?;
+    }
+    module.register_subscription(
+        "eth_subscribe",
+        "eth_subscription",
+        "eth_unsubscribe",
+        |params, pending, shared, _| async move {
+            match Params::read(&params) {
+                Ok(params) => subscribe::serve(shared.as_ref().clone(), params, pending).await,
+                Err(failure) => pending.reject(failure).await,
+            }
+        },
+    )?;
+    Ok(module)
+}

@@ -2,7 +2,7 @@
 //! was not synced, and fail when they are told to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io,
     ops::ControlFlow,
@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use atoll::{config::Config, world::Storage};
@@ -144,8 +145,14 @@ impl Disk {
         let snapshots = Snapshots::with_files(&dir.join("snapshots"), Arc::new(files))?;
         let index = Mortal { disk: disk.clone(), alive: alive.clone() };
         let of = Mortal { disk, alive };
-        let log =
-            DiskLog { late: Vec::new(), inner, of, at: trace.0.to_owned(), trace: trace.1.clone() };
+        let log = DiskLog {
+            late: VecDeque::new(),
+            opened: sim_now(),
+            inner,
+            of,
+            at: trace.0.to_owned(),
+            trace: trace.1.clone(),
+        };
         Ok(Storage { log: Box::new(log), index: Arc::new(index), snapshots })
     }
 }
@@ -155,6 +162,13 @@ impl Disk {
 struct Mortal {
     disk: Arc<Disk>,
     alive: Arc<AtomicBool>,
+}
+
+/// How late the log is, if that bug is planted.
+const LATE: Duration = Duration::from_millis(200);
+
+fn sim_now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 fn dead() -> StoreError {
@@ -193,7 +207,8 @@ impl Mortal {
 struct DiskLog {
     inner: FileLog,
     /// Records that are not in the log although they should be, if that bug is planted.
-    late: Vec<Vec<u8>>,
+    late: VecDeque<(Duration, Vec<u8>)>,
+    opened: Duration,
     of: Mortal,
     at: String,
     trace: Trace,
@@ -221,8 +236,10 @@ impl Log for DiskLog {
             });
         }
         self.trace.note(&self.at, "appends", record);
-        if self.of.disk.lock().planted == Some(Planted::LateLog) {
-            self.late.push(record.to_vec());
+        // A start reads what it has just written.
+        let is_up = self.opened + Duration::from_secs(1) < sim_now();
+        if is_up && self.of.disk.lock().planted == Some(Planted::LateLog) {
+            self.late.push_back((sim_now(), record.to_vec()));
             return Ok(self.next() - 1);
         }
         let number = self.inner.append(record)?;
@@ -238,7 +255,7 @@ impl Log for DiskLog {
         }
         self.inner.sync()?;
         self.note_durable();
-        for record in std::mem::take(&mut self.late) {
+        while let Some((_, record)) = self.late.pop_front_if(|(at, _)| *at + LATE < sim_now()) {
             self.inner.append(&record)?;
         }
         Ok(())

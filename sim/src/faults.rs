@@ -95,8 +95,15 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Draws the faults of `chaos`: `disks` machines have logs, the others of `hosts` have none.
-pub fn draw(random: &mut StdRng, hosts: usize, disks: usize, chaos: Duration) -> Vec<Event> {
+/// Draws the faults of `chaos`, all of the kind `only` if one is named: `disks` machines have logs, the
+/// others of `hosts` have none.
+pub fn draw(
+    random: &mut StdRng,
+    hosts: usize,
+    disks: usize,
+    chaos: Duration,
+    only: Option<&str>,
+) -> Vec<Event> {
     let mut events = Vec::new();
     let mut at = Duration::ZERO;
     // Some runs are rough and some are calm.
@@ -111,7 +118,15 @@ pub fn draw(random: &mut StdRng, hosts: usize, disks: usize, chaos: Duration) ->
             1..=3 => random.random_range(1_000..5_000),
             _ => random.random_range(20..1_000),
         });
-        events.push(Event { at, lasts, fault: one(random, hosts, disks) });
+        let mut fault = one(random, hosts, disks);
+        // In vain for a while, for a kind that there is; not for ever, for one that there is not.
+        for _ in 0..1_000 {
+            if only.is_none_or(|only| only == fault.kind()) {
+                break;
+            }
+            fault = one(random, hosts, disks);
+        }
+        events.push(Event { at, lasts, fault });
     }
 }
 

@@ -26,12 +26,18 @@ struct Arguments {
     /// How long things break in each run, in seconds of the simulated clock.
     #[arg(long, default_value_t = 30)]
     chaos: u64,
+    /// How long what was begun may take once all is whole, in seconds of the simulated clock.
+    #[arg(long, default_value_t = 300)]
+    patience: u64,
     /// Accounts that send transactions.
     #[arg(long, default_value_t = 6)]
     accounts: usize,
     /// Runs at a time, each on a thread of its own.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Break things in one way only: a kind of fault as in the sums at the end.
+    #[arg(long)]
+    only: Option<String>,
     /// Put a bug into the cluster, to see that it is found; `all`: one after the other. Those of the
     /// protocol need `--features planted`, which no release is built with.
     #[arg(long)]
@@ -42,7 +48,9 @@ impl Arguments {
     fn options(&self, seed: u64, planted: Option<Planted>) -> Options {
         Options {
             chaos: Duration::from_secs(self.chaos),
+            patience: Duration::from_secs(self.patience),
             accounts: self.accounts,
+            only: self.only.clone(),
             planted,
             ..Options::new(seed)
         }
@@ -50,11 +58,13 @@ impl Arguments {
 
     /// The command that carries out one run again.
     fn command(&self, seed: u64, planted: Option<Planted>) -> String {
-        let Self { chaos, accounts, .. } = self;
+        let Self { chaos, accounts, patience, .. } = self;
+        let only = self.only.as_ref().map_or(String::new(), |kind| format!(" --only {kind}"));
+        let build = if planted.is_some() { "--features planted" } else { "--release" };
         let planted = planted.map_or(String::new(), |bug| format!(" --planted {bug}"));
         format!(
-            "cargo run --release -p sim -- --seeds 1 --from {seed} --chaos {chaos} --accounts \
-             {accounts}{planted}"
+            "cargo run {build} -p sim -- --seeds 1 --from {seed} --chaos {chaos} --accounts \
+             {accounts} --patience {patience}{only}{planted}"
         )
     }
 

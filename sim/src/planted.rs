@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 pub enum Planted {
     /// Logs are not synced, and disks say that they are.
     NoSync,
-    /// What was appended is not in the log before the next sync: it is acknowledged before.
+    /// What was appended is acknowledged, and written to the log a while later.
     LateLog,
     /// Snapshots are renamed without having been synced.
     RawSnapshot,

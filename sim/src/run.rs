@@ -26,6 +26,8 @@ pub struct Options {
     pub accounts: usize,
     /// How long what was begun may take once all is healed, on the simulated clock.
     pub patience: Duration,
+    /// The only kind of fault that there is to be.
+    pub only: Option<String>,
     /// A bug, for tests of the simulation itself.
     pub planted: Option<Planted>,
 }
@@ -37,6 +39,7 @@ impl Options {
             chaos: Duration::from_secs(30),
             accounts: 6,
             patience: Duration::from_secs(300),
+            only: None,
             planted: None,
         }
     }
@@ -102,7 +105,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         }
         Ok(())
     });
-    let events = faults::draw(&mut random, hosts.len(), layout.disks(), options.chaos);
+    let only = options.only.as_deref();
+    let events = faults::draw(&mut random, hosts.len(), layout.disks(), options.chaos, only);
     let counts = Counts::default();
     let mut driver = Driver {
         sim,

@@ -56,13 +56,15 @@ fn a_few_seeds_break_in_every_way_and_lose_nothing() -> anyhow::Result<()> {
 
 /// The first seed whose run shows a bug by a violation of `property`, and that without the bug the same
 /// run shows nothing.
-fn is_found(bug: Planted, property: &str) -> anyhow::Result<bool> {
+fn is_found(bug: Planted, property: &str, only: Option<&str>) -> anyhow::Result<bool> {
+    let only = only.map(str::to_owned);
     for seed in 100..112 {
-        let report = run(&Options { planted: Some(bug), ..short(seed) })?;
+        let plain = Options { only: only.clone(), ..short(seed) };
+        let report = run(&Options { planted: Some(bug), ..plain.clone() })?;
         if report.violations.iter().any(|violation| violation.starts_with(property)) {
             println!("{bug}:");
             show(&report);
-            let without = run(&short(seed))?;
+            let without = run(&plain)?;
             assert!(without.violations.is_empty(), "without the bug: {:?}", without.violations);
             return Ok(true);
         }
@@ -72,23 +74,23 @@ fn is_found(bug: Planted, property: &str) -> anyhow::Result<bool> {
 
 #[test]
 fn a_planted_missing_sync_is_found() -> anyhow::Result<()> {
-    assert!(is_found(Planted::NoSync, "durable-ack")?);
+    assert!(is_found(Planted::NoSync, "durable-ack", None)?);
     Ok(())
 }
 
 #[test]
 fn a_planted_acknowledgement_before_the_log_is_found() -> anyhow::Result<()> {
-    assert!(is_found(Planted::LateLog, "durable-ack")?);
+    assert!(is_found(Planted::LateLog, "durable-ack", Some("cut-at-answer"))?);
     Ok(())
 }
 
 #[cfg(feature = "planted")]
 #[test]
 fn planted_bugs_in_the_protocol_are_found() -> anyhow::Result<()> {
-    use atoll_commit::Planted::{DecideTwice, DepositTwice, KeepFence};
+    use atoll_commit::Planted::{DecideTwice, DepositTwice};
 
-    for bug in [DepositTwice, DecideTwice, KeepFence] {
-        assert!(is_found(Planted::Protocol(bug), "")?, "{bug:?} is not found");
+    for bug in [DepositTwice, DecideTwice] {
+        assert!(is_found(Planted::Protocol(bug), "", None)?, "{bug:?} is not found");
     }
     Ok(())
 }

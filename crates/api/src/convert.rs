@@ -146,6 +146,18 @@ mod small_list {
     }
 }
 
+/// A [`small_list`] whose order says nothing: sent in one that does not change from run to run.
+mod set {
+    use super::{Proto, small_list};
+
+    pub use small_list::decode;
+
+    pub fn encode<T: Proto<W> + Ord, W>(mut items: Vec<T>) -> Vec<W> {
+        items.sort_unstable();
+        small_list::encode(items)
+    }
+}
+
 /// A list of contract codes.
 mod codes {
     use atoll_types::Bytes;

@@ -20,7 +20,7 @@ messages! {
     Prove => ProveRequest { address: plain, slots: slots, min_cut: plain }
     ProveReply => ProveResponse { root: required, block: plain, cells: list }
     ProvenCell => ProvenCell { cell: required, proof: plain }
-    Append => AppendRequest { block: required, reads: small_list }
+    Append => AppendRequest { block: required, reads: set }
     Tip => Tip { head: plain, cut: plain, digest: plain }
     Cut => CutRequest { block: required }
     CutReply => CutResponse {

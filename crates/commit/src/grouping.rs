@@ -1,7 +1,7 @@
 //! Which waiting transactions a round takes, and which of them form one group.
 
-use alloy_primitives::map::HashMap;
-use atoll_types::{GroupId, Intent, ShardId};
+use alloy_primitives::map::{Entry, HashMap};
+use atoll_types::{GroupId, Intent, ShardId, ShardKeys};
 use smallvec::SmallVec;
 
 /// Bounds of one round.
@@ -16,72 +16,54 @@ pub(crate) struct Caps {
     pub max_chain: usize,
     /// How many waiting intents are looked at.
     pub scan: usize,
+    /// Sum of gas limits in a group that unites what shares no key.
+    pub bundle_gas: u64,
 }
 
-/// A group as planned, before it has an id.
+/// What a round takes, in groups as planned, before they have ids. Flat: a round has transactions by the
+/// thousand, and most of its groups have one.
+pub(crate) struct Drafts<'a> {
+    pub groups: Vec<Draft>,
+    /// Transactions in the order of the groups, those of a group as they came: where each stands among
+    /// those that wait, and the intent.
+    pub members: Vec<(usize, &'a Intent)>,
+}
+
+/// One of them.
 pub(crate) struct Draft {
-    /// Positions in the list of waiting intents, ascending.
-    pub members: SmallVec<[usize; 1]>,
     pub executor: ShardId,
     pub owners: Owners,
-    /// Whether undecided groups write what it uses.
-    pub is_behind: bool,
     pub gas: u64,
+    /// How many transactions it has.
+    pub count: usize,
     /// How much gas it may have.
     cap: u64,
+    /// Undecided groups that write what it uses, for each such key the last one; ascending.
+    behind: SmallVec<[GroupId; 1]>,
 }
 
 /// Shards, ascending.
 pub(crate) type Owners = SmallVec<[ShardId; 2]>;
 
-/// What earlier intents that stay behind use: whoever conflicts with them waits too, so that
-/// nobody is overtaken for ever.
-#[derive(Default)]
-struct Blocked {
-    /// Fingerprint → whether it is written.
-    keys: HashMap<u64, bool>,
-}
-
-impl Blocked {
-    fn add(&mut self, intent: &Intent) {
-        for keys in &intent.keys {
-            for key in &keys.reads {
-                self.keys.entry(*key).or_insert(false);
-            }
-            for key in &keys.writes {
-                self.keys.insert(*key, true);
-            }
-        }
-    }
-
-    fn conflicts(&self, intent: &Intent) -> bool {
-        if self.keys.is_empty() {
-            return false;
-        }
-        intent.keys.iter().any(|keys| {
-            keys.reads.iter().any(|key| self.keys.get(key) == Some(&true))
-                || keys.writes.iter().any(|key| self.keys.contains_key(key))
-        })
-    }
-}
-
-/// Takes what can run in a round, oldest first, and unites what shares a key that either writes.
+/// Takes what can run in a round, oldest first, and unites what shares a key that either writes; then
+/// what shares nothing but its fate, up to `bundle_gas`.
 ///
-/// `chain` says how many undecided groups write a key: whatever uses one that has `max_chain` waits.
-/// `absent` says whether nothing may be planned on a shard: what touches such a one waits without
-/// being looked at, and only its sender's later transactions wait for it.
+/// `waiting` gives intents with their places. `undecided` says how many undecided groups write a key, and
+/// which is the last one: whatever uses a key that has `max_chain` waits. `absent` says whether nothing
+/// may be planned on a shard: what touches such a one waits without being looked at, and only its
+/// sender's later transactions wait for it.
 pub(crate) fn draft<'a>(
-    waiting: impl Iterator<Item = &'a Intent>,
-    chain: impl Fn(u64) -> usize,
+    waiting: impl Iterator<Item = (usize, &'a Intent)>,
+    undecided: impl Fn(u64) -> Chain,
     absent: impl Fn(ShardId) -> bool,
     caps: Caps,
-) -> Vec<Draft> {
-    let mut round = Round::with_room(waiting.size_hint().0.min(caps.round_txs));
-    let mut blocked = Blocked::default();
+) -> Drafts<'a> {
+    let mut round = Round::with_room(waiting.size_hint().1.unwrap_or(0).min(caps.round_txs));
     let mut stranded: HashMap<u64, u64> = HashMap::default();
     let mut looked_at = 0;
-    for (position, intent) in waiting.enumerate() {
-        let later = stranded.get(&intent.sender).is_some_and(|first| *first < intent.nonce);
+    for (position, intent) in waiting {
+        let later = !stranded.is_empty()
+            && stranded.get(&intent.sender).is_some_and(|first| *first < intent.nonce);
         if later || intent.keys.iter().any(|keys| absent(keys.shard)) {
             let first = stranded.entry(intent.sender).or_insert(intent.nonce);
             *first = intent.nonce.min(*first);
@@ -91,69 +73,128 @@ pub(crate) fn draft<'a>(
             break;
         }
         looked_at += 1;
-        let used = intent.keys.iter().flat_map(|keys| keys.reads.iter().chain(&keys.writes));
-        let longest = used.map(|key| chain(*key)).max().unwrap_or(0);
-        if longest >= caps.max_chain
-            || blocked.conflicts(intent)
-            || !round.admit(position, intent, longest > 0, caps)
-        {
-            blocked.add(intent);
+        let from = round.look_up(intent, &undecided);
+        if !round.admit(position, intent, from, caps) {
+            round.block(intent, from);
         }
     }
-    round.finish()
+    round.finish(caps.bundle_gas)
+}
+
+/// How many undecided groups write a key, and the last of them.
+pub(crate) type Chain = (usize, Option<GroupId>);
+
+/// What earlier intents that stay behind do with a key: whoever conflicts with them waits too, so that
+/// nobody is overtaken for ever.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blocked {
+    No,
+    Read,
+    Written,
 }
 
 /// One key in a round: who writes it, or who reads it while nobody does. A writer is in one group
 /// with everybody who uses the key, so it stands for them all.
-#[derive(Default)]
 struct Use {
-    writer: Option<usize>,
-    readers: SmallVec<[usize; 2]>,
+    writer: Option<u32>,
+    readers: SmallVec<[u32; 2]>,
+    blocked: Blocked,
+    chain: Chain,
+}
+
+/// A transaction taken into the round.
+struct Taken<'a> {
+    position: usize,
+    intent: &'a Intent,
+    /// Where the uses of its keys begin in the list of them.
+    from: usize,
+    /// Another one of its group, or itself: a union-find forest.
+    parent: usize,
+    /// Gas of its group, and how much that may have, if it stands for the group.
+    gas: (u64, u64),
 }
 
 /// Groups as sets of a union-find forest over the transactions taken so far.
 struct Round<'a> {
-    taken: Vec<(usize, &'a Intent)>,
-    /// Of each transaction, whether undecided groups write what it uses.
-    is_behind: Vec<bool>,
-    parent: Vec<usize>,
-    /// Gas of each group, and how much it may have.
-    gas: Vec<(u64, u64)>,
+    taken: Vec<Taken<'a>>,
     round_gas: u64,
-    uses: HashMap<u64, Use>,
+    /// Where each key's use stands.
+    at: HashMap<u64, u32>,
+    uses: Vec<Use>,
+    /// Of each intent that was looked at, its keys' uses: for each owner those read, then those written.
+    used: Vec<u32>,
 }
 
 impl<'a> Round<'a> {
     /// For about so many transactions.
     fn with_room(txs: usize) -> Self {
+        // Most use four keys, of which they share one.
         Self {
             taken: Vec::with_capacity(txs),
-            is_behind: Vec::with_capacity(txs),
-            parent: Vec::with_capacity(txs),
-            gas: Vec::with_capacity(txs),
             round_gas: 0,
-            // Most write a key of each of two shards.
-            uses: HashMap::with_capacity_and_hasher(2 * txs, Default::default()),
+            at: HashMap::with_capacity_and_hasher(3 * txs, Default::default()),
+            uses: Vec::with_capacity(3 * txs),
+            used: Vec::with_capacity(4 * txs),
         }
     }
 
+    /// Finds the uses of an intent's keys. Returns where they begin.
+    fn look_up(&mut self, intent: &Intent, undecided: impl Fn(u64) -> Chain) -> usize {
+        let from = self.used.len();
+        for key in intent.keys.iter().flat_map(|keys| keys.reads.iter().chain(&keys.writes)) {
+            // A round looks at far fewer than 2^32 keys.
+            let next = self.uses.len() as u32;
+            let at = *self.at.entry(*key).or_insert(next);
+            if at == next {
+                let chain = undecided(*key);
+                let (blocked, readers) = (Blocked::No, SmallVec::new());
+                self.uses.push(Use { writer: None, readers, blocked, chain });
+            }
+            self.used.push(at);
+        }
+        from
+    }
+
+    /// The uses that an intent looked up, and whether it writes.
+    fn uses_of(&self, intent: &Intent, from: usize) -> impl Iterator<Item = (&Use, bool)> {
+        let of = |(at, is_write): (&u32, bool)| (&self.uses[*at as usize], is_write);
+        self.used[from..].iter().zip(kinds(intent)).map(of)
+    }
+
     fn root(&mut self, mut node: usize) -> usize {
-        while self.parent[node] != node {
-            self.parent[node] = self.parent[self.parent[node]];
-            node = self.parent[node];
+        while self.taken[node].parent != node {
+            let parent = self.taken[node].parent;
+            let above = self.taken[parent].parent;
+            self.taken[node].parent = above;
+            node = above;
         }
         node
     }
 
-    /// Takes an intent into the round, unless a cap says that it has to wait.
-    fn admit(&mut self, position: usize, intent: &'a Intent, is_behind: bool, caps: Caps) -> bool {
+    /// Takes an intent into the round, unless a cap or an earlier one says that it has to wait.
+    fn admit(&mut self, position: usize, intent: &'a Intent, from: usize, caps: Caps) -> bool {
         let first = self.taken.is_empty();
         if self.taken.len() >= caps.round_txs
             || (!first && self.round_gas.saturating_add(intent.gas_limit) > caps.round_gas)
         {
             return false;
         }
-        let mut joined = self.neighbours(intent);
+        // Transactions of the round with which it shares a key that either writes.
+        let mut joined: SmallVec<[usize; 4]> = SmallVec::new();
+        for (uses, is_write) in self.uses_of(intent, from) {
+            let waits = match uses.blocked {
+                Blocked::No => false,
+                Blocked::Read => is_write,
+                Blocked::Written => true,
+            };
+            if waits || uses.chain.0 >= caps.max_chain {
+                return false;
+            }
+            joined.extend(uses.writer.map(|node| node as usize));
+            if is_write {
+                joined.extend(uses.readers.iter().map(|node| *node as usize));
+            }
+        }
         for node in &mut joined {
             *node = self.root(*node);
         }
@@ -162,131 +203,147 @@ impl<'a> Round<'a> {
         let alone = (intent.gas_limit, caps.group_gas.checked_shr(intent.halvings).unwrap_or(0));
         let (gas, cap) = joined
             .iter()
-            .map(|root| self.gas[*root])
+            .map(|root| self.taken[*root].gas)
             .fold(alone, |a, b| (a.0.saturating_add(b.0), a.1.min(b.1)));
         if !joined.is_empty() && gas > cap {
             return false;
         }
         let node = self.taken.len();
-        self.taken.push((position, intent));
-        self.is_behind.push(is_behind);
-        self.parent.push(node);
-        self.gas.push((gas, cap));
+        self.taken.push(Taken { position, intent, from, parent: node, gas: (gas, cap) });
         self.round_gas = self.round_gas.saturating_add(intent.gas_limit);
         for root in joined {
-            self.parent[root] = node;
+            self.taken[root].parent = node;
         }
-        for keys in &intent.keys {
-            for key in &keys.reads {
-                let uses = self.uses.entry(*key).or_default();
-                if uses.writer.is_none() {
-                    uses.readers.push(node);
-                }
-            }
-            for key in &keys.writes {
-                self.uses.insert(*key, Use { writer: Some(node), readers: SmallVec::new() });
+        for (at, is_write) in self.used[from..].iter().zip(kinds(intent)) {
+            let uses = &mut self.uses[*at as usize];
+            if is_write {
+                uses.writer = Some(node as u32);
+                uses.readers.clear();
+            } else if uses.writer.is_none() {
+                uses.readers.push(node as u32);
             }
         }
         true
     }
 
-    /// Transactions of the round with which an intent shares a key that either writes.
-    fn neighbours(&self, intent: &Intent) -> SmallVec<[usize; 4]> {
-        let mut found = SmallVec::new();
-        for keys in &intent.keys {
-            for key in &keys.reads {
-                found.extend(self.uses.get(key).and_then(|uses| uses.writer));
-            }
-            for key in &keys.writes {
-                if let Some(uses) = self.uses.get(key) {
-                    found.extend(uses.writer);
-                    found.extend_from_slice(&uses.readers);
-                }
+    /// Notes what an intent uses that stays behind.
+    fn block(&mut self, intent: &Intent, from: usize) {
+        for (at, is_write) in self.used[from..].iter().zip(kinds(intent)) {
+            let blocked = &mut self.uses[*at as usize].blocked;
+            match is_write {
+                true => *blocked = Blocked::Written,
+                false if *blocked == Blocked::No => *blocked = Blocked::Read,
+                false => {}
             }
         }
-        found
     }
 
-    fn finish(mut self) -> Vec<Draft> {
+    fn finish(mut self, bundle_gas: u64) -> Drafts<'a> {
         const NONE: usize = usize::MAX;
         let mut draft_of = vec![NONE; self.taken.len()];
-        let mut drafts: Vec<Draft> = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::with_capacity(self.taken.len());
         for node in 0..self.taken.len() {
             let root = self.root(node);
-            let intent = self.taken[node].1;
             if draft_of[root] == NONE {
                 draft_of[root] = drafts.len();
-                let (gas, cap) = self.gas[root];
-                drafts.push(Draft {
-                    members: SmallVec::new(),
-                    executor: ShardId::default(),
-                    owners: Owners::new(),
-                    is_behind: false,
-                    gas,
-                    cap,
-                });
+                let (gas, cap) = self.taken[root].gas;
+                let (executor, owners) = (ShardId::default(), Owners::new());
+                let behind = SmallVec::new();
+                drafts.push(Draft { executor, owners, gas, count: 0, cap, behind });
             }
-            let draft = &mut drafts[draft_of[root]];
-            draft.members.push(node);
+            draft_of[node] = draft_of[root];
+            let draft = &mut drafts[draft_of[node]];
+            let Taken { intent, from, .. } = self.taken[node];
+            draft.count += 1;
             draft.owners.extend(intent.keys.iter().map(|keys| keys.shard));
-            draft.is_behind |= self.is_behind[node];
+            draft.behind.extend(self.uses_of(intent, from).filter_map(|(uses, _)| uses.chain.1));
         }
+        let by_draft = in_order(&draft_of, drafts.iter().map(|draft| draft.count));
+        let mut rest = &by_draft[..];
         for draft in &mut drafts {
             draft.owners.sort_unstable();
             draft.owners.dedup();
-            draft.executor = busiest(draft.members.iter().map(|node| self.taken[*node].1));
-            for member in &mut draft.members {
-                *member = self.taken[*member].0;
-            }
+            draft.behind.sort_unstable();
+            draft.behind.dedup();
+            let (members, behind) = rest.split_at(draft.count);
+            rest = behind;
+            draft.executor = match members {
+                [alone] => first_of(self.taken[*alone].intent),
+                _ => busiest(members.iter().map(|node| self.taken[*node].intent)),
+            };
         }
-        drafts
+        let (groups, bundle_of) = bundle(drafts, bundle_gas);
+        draft_of.iter_mut().for_each(|draft| *draft = bundle_of[*draft]);
+        let order = in_order(&draft_of, groups.iter().map(|group| group.count));
+        let member = |node: usize| (self.taken[node].position, self.taken[node].intent);
+        Drafts { groups, members: order.into_iter().map(member).collect() }
     }
 }
 
+/// Of each key of an intent, whether it is written.
+fn kinds(intent: &Intent) -> impl Iterator<Item = bool> {
+    let kinds = |count: usize, is_write| std::iter::repeat_n(is_write, count);
+    let of = move |keys: &ShardKeys| {
+        kinds(keys.reads.len(), false).chain(kinds(keys.writes.len(), true))
+    };
+    intent.keys.iter().flat_map(of)
+}
+
+/// What belongs to group 0, then what belongs to group 1, and so on: `group_of` each, and their `counts`.
+fn in_order(group_of: &[usize], counts: impl Iterator<Item = usize>) -> Vec<usize> {
+    let begins = counts.scan(0, |at, count| Some(std::mem::replace(at, *at + count)));
+    let mut next: Vec<usize> = begins.collect();
+    let mut order = vec![0; group_of.len()];
+    for (item, group) in group_of.iter().enumerate() {
+        order[next[*group]] = item;
+        next[*group] += 1;
+    }
+    order
+}
+
 /// Unites groups that share nothing but their fate: the same executor, the same owners, the same
-/// undecided groups before them (`behind`, ascending). They are leased, run, acknowledged and decided at
-/// the same moments anyway; as one group they cost it once. At most `bundle_gas` in what comes of it.
-pub(crate) fn bundle(
-    drafts: Vec<Draft>,
-    bundle_gas: u64,
-    behind: impl Fn(&Draft) -> Vec<GroupId>,
-) -> Vec<Draft> {
-    let mut bundles: Vec<Draft> = Vec::new();
-    let mut filling: HashMap<(ShardId, Owners, Vec<GroupId>), usize> = HashMap::default();
+/// undecided groups before them. They are leased, run, acknowledged and decided at the same moments
+/// anyway; as one group they cost it once. At most `bundle_gas` in what comes of it. Also returns which
+/// of them each has become a part of.
+fn bundle(drafts: Vec<Draft>, bundle_gas: u64) -> (Vec<Draft>, Vec<usize>) {
+    let mut bundles: Vec<Draft> = Vec::with_capacity(drafts.len());
+    let mut bundle_of = Vec::with_capacity(drafts.len());
+    let mut filling: HashMap<(ShardId, Owners, SmallVec<[GroupId; 1]>), usize> = HashMap::default();
     for draft in drafts {
-        let behind = if draft.is_behind { behind(&draft) } else { Vec::new() };
-        let like = (draft.executor, draft.owners.clone(), behind);
-        let open = filling.get(&like).copied();
-        let gas = open.map_or(u64::MAX, |at| bundles[at].gas.saturating_add(draft.gas));
-        let cap = open.map_or(0, |at| bundles[at].cap.min(draft.cap)).min(bundle_gas);
-        match open {
-            Some(at) if gas <= cap => {
-                let bundle = &mut bundles[at];
-                bundle.members.extend(draft.members);
-                (bundle.gas, bundle.cap) = (gas, bundle.cap.min(draft.cap));
+        let next = bundles.len();
+        match filling.entry((draft.executor, draft.owners.clone(), draft.behind.clone())) {
+            Entry::Vacant(new) => {
+                new.insert(next);
             }
-            _ => {
-                filling.insert(like, bundles.len());
-                bundles.push(draft);
+            Entry::Occupied(mut open) => {
+                let bundle = &mut bundles[*open.get()];
+                let gas = bundle.gas.saturating_add(draft.gas);
+                let cap = bundle.cap.min(draft.cap);
+                if gas <= cap.min(bundle_gas) {
+                    (bundle.gas, bundle.cap) = (gas, cap);
+                    bundle.count += draft.count;
+                    bundle_of.push(*open.get());
+                    continue;
+                }
+                open.insert(next);
             }
         }
+        bundle_of.push(next);
+        bundles.push(draft);
     }
-    for bundle in &mut bundles {
-        bundle.members.sort_unstable();
-    }
-    bundles
+    (bundles, bundle_of)
 }
 
 /// Puts each sender's transactions, at the places that they have, into the order of their nonces: they
 /// may have come in another one.
-pub(crate) fn in_nonce_order(members: &mut [&Intent]) {
-    let places = members.iter().enumerate().map(|(place, intent)| (intent.sender, place));
+pub(crate) fn in_nonce_order(members: &mut [(usize, &Intent)]) {
+    let places = members.iter().enumerate().map(|(place, (_, intent))| (intent.sender, place));
     let mut places: SmallVec<[(u64, usize); 32]> = places.collect();
     places.sort_unstable();
     for own in places.chunk_by(|a, b| a.0 == b.0).filter(|own| own.len() > 1) {
-        let mut intents: Vec<&Intent> = own.iter().map(|(_, place)| members[*place]).collect();
-        if !intents.is_sorted_by_key(|intent| intent.nonce) {
-            intents.sort_by_key(|intent| intent.nonce);
+        let mut intents: Vec<_> = own.iter().map(|(_, place)| members[*place]).collect();
+        if !intents.is_sorted_by_key(|(_, intent)| intent.nonce) {
+            intents.sort_by_key(|(_, intent)| intent.nonce);
             own.iter().zip(intents).for_each(|((_, place), intent)| members[*place] = intent);
         }
     }
@@ -295,10 +352,7 @@ pub(crate) fn in_nonce_order(members: &mut [&Intent]) {
 /// The owner of the key that most transactions use, written ones first: that key never moves.
 fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
     let mut uses: SmallVec<[(u64, bool, ShardId); 8]> = SmallVec::new();
-    for keys in intents.flat_map(|intent| &intent.keys) {
-        uses.extend(keys.writes.iter().map(|key| (*key, true, keys.shard)));
-        uses.extend(keys.reads.iter().map(|key| (*key, false, keys.shard)));
-    }
+    intents.for_each(|intent| uses.extend(keys_of(intent)));
     uses.sort_unstable();
     let of_key = uses.chunk_by(|a, b| a.0 == b.0);
     let busy = of_key.map(|uses| {
@@ -306,6 +360,20 @@ fn busiest<'a>(intents: impl Iterator<Item = &'a Intent>) -> ShardId {
         (writes, uses.len(), uses[0].0, uses[0].2)
     });
     busy.max().map(|(.., shard)| shard).unwrap_or_default()
+}
+
+/// The same of one transaction, which uses each of its keys once.
+fn first_of(intent: &Intent) -> ShardId {
+    let key = keys_of(intent).max_by_key(|(key, is_write, shard)| (*is_write, *key, *shard));
+    key.map(|(.., shard)| shard).unwrap_or_default()
+}
+
+/// Every key of an intent, whether it is written, and its owner.
+fn keys_of(intent: &Intent) -> impl Iterator<Item = (u64, bool, ShardId)> {
+    intent.keys.iter().flat_map(|keys| {
+        let of = |is_write| move |key: &u64| (*key, is_write, keys.shard);
+        keys.writes.iter().map(of(true)).chain(keys.reads.iter().map(of(false)))
+    })
 }
 
 #[cfg(test)]
@@ -327,9 +395,9 @@ mod tests {
             keys: Default::default(),
         };
         let intents = [(7, 3), (1, 5), (7, 1), (8, 0), (7, 2), (1, 6)].map(intent);
-        let mut members: Vec<&Intent> = intents.iter().collect();
+        let mut members: Vec<(usize, &Intent)> = intents.iter().enumerate().collect();
         in_nonce_order(&mut members);
-        let order: Vec<_> = members.iter().map(|intent| (intent.sender, intent.nonce)).collect();
+        let order: Vec<_> = members.iter().map(|(_, i)| (i.sender, i.nonce)).collect();
         assert_eq!(order, [(7, 1), (1, 5), (7, 2), (8, 0), (7, 3), (1, 6)]);
     }
 }

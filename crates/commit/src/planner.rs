@@ -2,13 +2,14 @@
 //! has been announced, and applying its record gives the same state wherever it is applied.
 
 mod decide;
+mod fee;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use alloy_primitives::map::{Entry, HashMap, HashSet};
+use alloy_primitives::map::{Entry, HashMap};
 use atoll_types::{
     Address, Anchor, Anchored, B256, BeaconBlock, BlockEnv, CreditsDue, GroupId, Intent,
     PlannedGroup, ShardId, TxRef, digest,
@@ -19,15 +20,9 @@ use smallvec::SmallVec;
 #[cfg(feature = "planted")]
 use crate::planted::Planted;
 use crate::{
-    grouping::{Caps, Draft, bundle, draft, in_nonce_order},
+    grouping::{Caps, Chain, Drafts, draft, in_nonce_order},
     planted::Bug,
 };
-
-/// Wei that the base fee never falls below.
-const MIN_BASE_FEE: u64 = 7;
-/// Reciprocal of the largest change of the base fee in twelve seconds (EIP-1559).
-const BASE_FEE_CHANGE_DENOMINATOR: i128 = 8;
-const BASE_FEE_PERIOD_S: i128 = 12;
 
 /// What the planner is told once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,7 +89,7 @@ pub struct BeaconRecord {
     /// Intents of the plan, in the order of its groups and their transactions.
     pub intents: Vec<Intent>,
     /// Anchors taken in by this block.
-    pub anchors: Vec<Anchor>,
+    pub anchors: Vec<Arc<Anchor>>,
 }
 
 /// A group that no block has decided.
@@ -110,11 +105,21 @@ struct Open {
     since: u64,
 }
 
-/// What has become of an intent.
+/// Where an intent is known from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Known {
-    Waiting,
+    /// Its shard. It waits, or a block made here has planned it.
+    Announced,
+    /// A block that was made elsewhere, or before a restart.
     Planned,
+}
+
+/// A block to be made, and what it is made from.
+struct Next {
+    block: BeaconBlock,
+    /// Where the intents of its plan stand among those that wait, in the order of the plan.
+    order: Vec<usize>,
+    anchors: Vec<Arc<Anchor>>,
 }
 
 /// The beacon's whole state.
@@ -138,9 +143,9 @@ pub struct Planner {
     /// For each fingerprint, the open groups that may write it, in the order of the plan.
     fenced: HashMap<u64, SmallVec<[GroupId; 1]>>,
     /// Newest anchor of each shard that was announced.
-    announced: Vec<Option<Anchor>>,
+    announced: Vec<Option<Arc<Anchor>>>,
     /// Newest anchor of each shard that a block has taken in.
-    anchors: Vec<Option<Anchor>>,
+    anchors: Vec<Option<Arc<Anchor>>>,
     credits_due: BTreeMap<(ShardId, ShardId), u64>,
     /// Gas of each shard when the base fee was last changed.
     priced_gas: Vec<u64>,
@@ -218,7 +223,7 @@ impl Planner {
         match self.known.entry(intent.tx) {
             Entry::Occupied(_) => false,
             Entry::Vacant(new) => {
-                new.insert(Known::Waiting);
+                new.insert(Known::Announced);
                 self.waiting.push_back(intent);
                 true
             }
@@ -234,7 +239,7 @@ impl Planner {
         // Acknowledgements are looked up by group.
         anchor.acks.sort_unstable_by_key(|ack| ack.group);
         if slot.as_ref().is_none_or(|old| progress(&anchor) >= progress(old)) {
-            *slot = Some(anchor);
+            *slot = Some(Arc::new(anchor));
         }
     }
 
@@ -248,34 +253,74 @@ impl Planner {
 
     fn unanchored_heads(&self) -> bool {
         self.announced.iter().zip(&self.anchors).any(|(announced, anchored)| {
-            let head = |anchor: &Option<Anchor>| anchor.as_ref().map_or(0, |a| a.head);
+            let head = |anchor: &Option<Arc<Anchor>>| anchor.as_ref().map_or(0, |a| a.head);
             // The same state at a later cut can wait for the heartbeat: else each block would make
             // the next one.
-            let root = |anchor: &Option<Anchor>| Some(anchor.as_ref()?.root?.root);
+            let root = |anchor: &Option<Arc<Anchor>>| Some(anchor.as_ref()?.root?.root);
             head(announced) > head(anchored) || root(announced) != root(anchored)
         })
     }
 
     /// The next block: a function of this state, the time and the randomness handed in.
     pub fn propose(&self, now_ms: u64, randomness: B256) -> BeaconRecord {
+        let Next { block, order, anchors } = self.next(now_ms, randomness);
+        let intents = order.iter().map(|at| self.waiting[*at].clone()).collect();
+        BeaconRecord { block: Arc::new(block), intents, anchors }
+    }
+
+    /// Makes the next block: proposes it and applies it, for less.
+    pub fn make(&mut self, now_ms: u64, randomness: B256) -> BeaconRecord {
+        let Next { block, order, anchors } = self.next(now_ms, randomness);
+        let mut stays = vec![true; self.waiting.len()];
+        let mut take = |at: &usize| {
+            stays[*at] = false;
+            let Intent { tx, origin, sender, nonce, gas_limit, last_valid_round, halvings, .. } =
+                self.waiting[*at];
+            let keys = std::mem::take(&mut self.waiting[*at].keys);
+            Intent { tx, origin, sender, nonce, gas_limit, last_valid_round, halvings, keys }
+        };
+        let intents = order.iter().map(&mut take).collect();
+        let record = BeaconRecord { block: Arc::new(block), intents, anchors };
+        let number = record.block.number();
+        let mut stays = stays.into_iter();
+        self.waiting
+            .retain(|intent| stays.next().unwrap_or(true) && intent.last_valid_round >= number);
+        self.advance(&record);
+        record
+    }
+
+    /// Brings the state to after a block.
+    pub fn apply(&mut self, record: &BeaconRecord) {
+        for intent in &record.intents {
+            self.known.insert(intent.tx, Known::Planned);
+        }
+        self.advance(record);
+        if !(record.intents.is_empty() && record.block.dropped.is_empty()) {
+            let known = &self.known;
+            self.waiting.retain(|intent| known.get(&intent.tx) == Some(&Known::Announced));
+        }
+    }
+
+    fn next(&self, now_ms: u64, randomness: B256) -> Next {
         let number = self.block.number() + 1;
         let time_ms = now_ms.max(self.block.time_ms);
         let decisions = self.decide(number);
-        let decided: HashSet<GroupId> = decisions.iter().map(|d| d.group).collect();
+        // They are ascending.
+        let is_open = |id: &GroupId| decisions.binary_search_by_key(id, |d| d.group).is_err();
         let undecided = |key: u64| {
-            let groups = self.fenced.get(&key).map_or(&[][..], SmallVec::as_slice);
-            groups.iter().filter(|id| !decided.contains(*id))
+            let Some(groups) = self.fenced.get(&key) else { return (0, None) };
+            let groups = groups.iter().filter(|id| is_open(id));
+            groups.fold((0, None), |(count, _), last| (count + 1, Some(*last)))
         };
-        let (plan, intents) = self.plan(number, undecided);
-        let anchors: Vec<Anchor> = self
+        let (plan, order) = self.plan(number, undecided);
+        let anchors: Vec<Arc<Anchor>> = self
             .announced
             .iter()
             .zip(&self.anchors)
             .filter(|(announced, anchored)| announced != anchored)
             .filter_map(|(announced, _)| announced.clone())
             .collect();
-        let still_open = self.open.keys().filter(|id| !decided.contains(id));
-        let settled = still_open.map(|id| id.round).min().unwrap_or(number);
+        let settled = self.open.keys().find(|id| is_open(id)).map_or(number, |id| id.round);
         let dropped = self
             .waiting
             .iter()
@@ -297,22 +342,22 @@ impl Planner {
             credits: self.due_credits(),
             plan,
             dropped,
-            anchors: anchors.iter().map(anchored).collect(),
+            anchors: anchors.iter().map(|anchor| anchored(anchor)).collect(),
             settled,
         };
-        BeaconRecord { block: Arc::new(block), intents, anchors }
+        Next { block, order, anchors }
     }
 
-    /// Brings the state to after a block.
-    pub fn apply(&mut self, record: &BeaconRecord) {
+    /// Everything that a block changes but which intents wait.
+    fn advance(&mut self, record: &BeaconRecord) {
         let block = &record.block;
         for anchor in &record.anchors {
             let shard = usize::from(anchor.shard.0);
-            self.anchors[shard] = Some(anchor.clone());
+            self.anchors[shard] = Some(Arc::clone(anchor));
             // In a replay nobody announces: what a block has taken in is the newest there is.
             let announced = &mut self.announced[shard];
             if announced.as_ref().is_none_or(|old| progress(anchor) > progress(old)) {
-                *announced = Some(anchor.clone());
+                *announced = Some(Arc::clone(anchor));
             }
         }
         for decision in &block.decisions {
@@ -322,21 +367,25 @@ impl Planner {
         for due in &block.credits {
             self.credits_due.insert((due.from, due.to), due.up_to);
         }
-        let mut intents = record.intents.iter();
+        let mut intents = &record.intents[..];
         for group in &block.plan {
-            let members: Vec<&Intent> = intents.by_ref().take(group.txs.len()).collect();
-            self.open_group(group, &members);
+            let (members, rest) = intents.split_at(group.txs.len().min(intents.len()));
+            intents = rest;
+            self.open_group(group, members);
+        }
+        for planned in record.intents.chunk_by(|a, b| a.last_valid_round == b.last_valid_round) {
+            let until = self.planned_until.entry(planned[0].last_valid_round).or_default();
+            until.extend(planned.iter().map(|intent| intent.tx));
         }
         for tx in &block.dropped {
             self.known.remove(tx);
         }
-        if !(record.intents.is_empty() && block.dropped.is_empty()) {
-            let known = &self.known;
-            self.waiting.retain(|intent| known.get(&intent.tx) == Some(&Known::Waiting));
-        }
-        let later = self.planned_until.split_off(&block.number());
-        for tx in std::mem::replace(&mut self.planned_until, later).into_values().flatten() {
-            self.known.remove(&tx);
+        while let Some(until) = self.planned_until.first_entry()
+            && *until.key() < block.number()
+        {
+            for tx in until.remove() {
+                self.known.remove(&tx);
+            }
         }
         if block.env.timestamp > self.block.env.timestamp {
             self.priced_gas = self.gas_after(&record.anchors);
@@ -345,9 +394,11 @@ impl Planner {
         self.hash = block.hash();
     }
 
-    fn open_group(&mut self, group: &PlannedGroup, members: &[&Intent]) {
+    fn open_group(&mut self, group: &PlannedGroup, members: &[Intent]) {
         let mut behind = Vec::new();
-        let mut writes = Vec::new();
+        let written =
+            |intent: &Intent| intent.keys.iter().map(|keys| keys.writes.len()).sum::<usize>();
+        let mut writes = Vec::with_capacity(members.iter().map(written).sum());
         for keys in members.iter().flat_map(|intent| &intent.keys) {
             let last = |key: &u64| self.fenced.get(key).and_then(|groups| groups.last()).copied();
             let others = keys.reads.iter().filter_map(last).filter(|id| *id != group.id);
@@ -364,10 +415,6 @@ impl Planner {
         }
         behind.sort_unstable();
         behind.dedup();
-        for intent in members {
-            self.known.insert(intent.tx, Known::Planned);
-            self.planned_until.entry(intent.last_valid_round).or_default().push(intent.tx);
-        }
         for source in &behind {
             self.followers.entry(*source).or_default().push(group.id);
         }
@@ -394,84 +441,45 @@ impl Planner {
         due
     }
 
-    /// `undecided` says which undecided groups write a key, in the order of the plan.
-    fn plan<'a, U: Iterator<Item = &'a GroupId> + DoubleEndedIterator>(
+    /// The groups of a round, and where their transactions stand among those that wait. `undecided` says
+    /// how many undecided groups write a key, and which is the last.
+    fn plan(
         &self,
         number: u64,
-        undecided: impl Fn(u64) -> U,
-    ) -> (Vec<PlannedGroup>, Vec<Intent>) {
+        undecided: impl Fn(u64) -> Chain,
+    ) -> (Vec<PlannedGroup>, Vec<usize>) {
         let caps = Caps {
             group_gas: self.config.group_gas,
             round_gas: self.config.round_gas,
             round_txs: self.config.round_txs as usize,
             max_chain: self.config.max_chain,
             scan: 4 * self.config.round_txs as usize,
+            bundle_gas: self.config.bundle_gas,
         };
         let absent = |shard: ShardId| {
-            let cut = |anchor: &Anchor| anchor.cut;
+            let cut = |anchor: &Arc<Anchor>| anchor.cut;
             let passed =
                 self.announced.get(usize::from(shard.0)).map(|a| a.as_ref().map_or(0, cut));
             passed.is_none_or(|cut| cut + self.config.max_lag < number)
         };
-        let candidates: Vec<&Intent> =
-            self.waiting.iter().filter(|intent| intent.last_valid_round >= number).collect();
-        let chain = |key| undecided(key).count();
-        let drafts = draft(candidates.iter().copied(), chain, absent, caps);
-        let behind = |draft: &Draft| {
-            let keys = draft.members.iter().flat_map(|at| &candidates[*at].keys);
-            let used = keys.flat_map(|keys| keys.reads.iter().chain(&keys.writes));
-            let mut groups: Vec<GroupId> =
-                used.filter_map(|key| undecided(*key).next_back()).copied().collect();
-            groups.sort_unstable();
-            groups.dedup();
-            groups
-        };
-        let drafts = bundle(drafts, self.config.bundle_gas, behind);
-        let mut plan = Vec::with_capacity(drafts.len());
-        let mut intents = Vec::with_capacity(drafts.iter().map(|draft| draft.members.len()).sum());
-        for (index, draft) in drafts.into_iter().enumerate() {
-            let mut members: Vec<&Intent> =
-                draft.members.into_iter().map(|at| candidates[at]).collect();
-            in_nonce_order(&mut members);
+        let waiting = self.waiting.iter().enumerate();
+        let waiting = waiting.filter(|(_, intent)| intent.last_valid_round >= number);
+        let Drafts { groups, mut members } = draft(waiting, undecided, absent, caps);
+        let mut plan = Vec::with_capacity(groups.len());
+        let mut rest = &mut members[..];
+        for (index, draft) in groups.into_iter().enumerate() {
+            let (members, behind) = rest.split_at_mut(draft.count);
+            rest = behind;
+            in_nonce_order(members);
             plan.push(PlannedGroup {
                 id: GroupId { round: number, index: index as u32 },
                 executor: draft.executor,
                 owners: draft.owners.into_vec(),
-                txs: members.iter().map(|intent| intent.tx).collect(),
+                txs: members.iter().map(|(_, intent)| intent.tx).collect(),
                 gas: draft.gas,
             });
-            intents.extend(members.into_iter().cloned());
         }
-        (plan, intents)
-    }
-
-    fn gas_after(&self, anchors: &[Anchor]) -> Vec<u64> {
-        let mut gas: Vec<u64> =
-            self.anchors.iter().map(|a| a.as_ref().map_or(0, |a| a.gas_used)).collect();
-        for anchor in anchors {
-            gas[usize::from(anchor.shard.0)] = anchor.gas_used;
-        }
-        gas
-    }
-
-    /// EIP-1559's rule on the busiest shard's gas for each second, an eighth in twelve seconds at
-    /// the most. It changes when the timestamp does.
-    fn base_fee(&self, timestamp: u64, anchors: &[Anchor]) -> u64 {
-        let fee = self.block.env.base_fee;
-        let seconds = i128::from(timestamp - self.block.env.timestamp.min(timestamp));
-        if seconds == 0 {
-            return fee;
-        }
-        let gas = self.gas_after(anchors);
-        let used = gas.iter().zip(&self.priced_gas).map(|(now, then)| now.saturating_sub(*then));
-        let target = i128::from(self.config.target_gas_per_second.max(1));
-        let rate = i128::from(used.max().unwrap_or(0)) / seconds;
-        let excess = (rate - target).clamp(-target, target);
-        let seconds = seconds.min(BASE_FEE_PERIOD_S);
-        let scale = target * BASE_FEE_CHANGE_DENOMINATOR * BASE_FEE_PERIOD_S;
-        let change = i128::from(fee) * excess * seconds / scale;
-        let change = if excess > 0 { change.max(1) } else { change };
-        u64::try_from(i128::from(fee) + change).unwrap_or(u64::MAX).max(MIN_BASE_FEE)
+        (plan, members.into_iter().map(|(position, _)| position).collect())
     }
 }
 

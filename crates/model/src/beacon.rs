@@ -108,9 +108,8 @@ impl Beacon {
 
     /// Makes the next block.
     pub fn block(&mut self) -> Result<(), Broken> {
-        let record = self.planner.propose(NOW_MS, B256::ZERO);
         let open = self.planner.open();
-        self.planner.apply(&record);
+        let record = self.planner.make(NOW_MS, B256::ZERO);
         let block = record.block.clone();
         if open + block.plan.len() - block.decisions.len() != self.planner.open() {
             let detail = "a decision on a group that is not open";

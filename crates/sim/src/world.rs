@@ -399,9 +399,7 @@ impl World {
         self.last_block = self.now;
         let time_ms = self.config.planner.genesis_time_ms + TICK_MS * self.now;
         let randomness = digest("atoll/sim", &(self.config.seed, self.now));
-        let record = self.planner.propose(time_ms, randomness);
-        self.planner.apply(&record);
-        self.chain.push(record);
+        self.chain.push(self.planner.make(time_ms, randomness));
     }
 
     fn crash_beacon(&mut self) -> Result<(), Violation> {

@@ -116,8 +116,9 @@ impl SharedTx {
     }
 }
 
-/// In place for as many as a call of a token has: the beacon holds them by the thousand.
-pub type Fingerprints = SmallVec<[u64; 4]>;
+/// In place for as many as a call of a token has: the beacon holds them by the thousand, and each line of
+/// memory that an intent takes comes from the processor that has received it.
+pub type Fingerprints = SmallVec<[u64; 2]>;
 
 /// Fingerprints of the keys of one owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The end of groups: what is agreed on is committed, what hangs too long is aborted.
 
-use alloy_primitives::map::{HashMap, HashSet};
+use alloy_primitives::map::{Entry, HashMap, HashSet};
 use atoll_types::{
     AbortCause, Anchor, B256, Decision, GroupAck, GroupDigest, GroupId, ShardId, Verdict,
 };
@@ -77,7 +77,7 @@ impl Planner {
     }
 
     fn newest_anchor(&self, shard: ShardId) -> Option<&Anchor> {
-        self.announced.get(usize::from(shard.0))?.as_ref()
+        self.announced.get(usize::from(shard.0))?.as_deref()
     }
 
     fn sources(&self, sources: &[GroupDigest], now: &HashMap<GroupId, B256>) -> Sources {
@@ -113,10 +113,10 @@ impl Planner {
             return;
         };
         for key in open.writes {
-            if let Some(groups) = self.fenced.get_mut(&key) {
-                groups.retain(|other| *other != id);
-                if groups.is_empty() {
-                    self.fenced.remove(&key);
+            if let Entry::Occupied(mut groups) = self.fenced.entry(key) {
+                groups.get_mut().retain(|other| *other != id);
+                if groups.get().is_empty() {
+                    groups.remove();
                 }
             }
         }

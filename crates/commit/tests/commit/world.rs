@@ -211,13 +211,21 @@ impl World {
 
     fn make_block(&mut self) {
         let now_ms = self.config.genesis_time_ms + 10 * self.step;
-        let record = self.planner.propose(now_ms, B256::from(U256::from(self.step)));
+        let randomness = B256::from(U256::from(self.step));
+        let mut replica = self.planner.clone();
+        let record = replica.propose(now_ms, randomness);
         for intent in &record.intents {
             let origin = &self.shards[usize::from(intent.origin.0)].ledger.owner;
             let held = origin.own_shared().find(|shared| shared.reference() == intent.tx);
             self.keys.insert((record.block.number(), intent.tx), held.unwrap().keys.clone());
         }
-        self.planner.apply(&record);
+        replica.apply(&record);
+        assert_eq!(self.planner.make(now_ms, randomness), record, "proposed and applied");
+        let state = |planner: &Planner| (planner.waiting(), planner.open(), planner.has_work());
+        assert_eq!(state(&self.planner), state(&replica));
+        // Nothing is planned again, and all else comes out the same.
+        let next = |planner: &Planner| planner.propose(now_ms + 2_000, randomness);
+        assert_eq!(next(&self.planner), next(&replica));
         self.chain.push(record);
         self.planners.push(self.planner.clone());
     }

@@ -1,6 +1,8 @@
 //! `state`: the one writer of a shard. It holds committed state, the shard's chain and all protocol
 //! state, and nothing that it has answered for is lost.
 
+use std::sync::Arc;
+
 use atoll_fabric::Fault;
 use atoll_types::{
     Address, Anchor, B256, BeaconBlock, BlockEnv, Bytes, Credit, Finality, GroupId, GroupResult,
@@ -404,9 +406,9 @@ pub struct FeedReply {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are receipts")]
 pub enum FeedEvent {
-    Receipt(ReceiptEvent),
+    /// Shared by those who keep it and those who are told.
+    Receipt(Arc<ReceiptEvent>),
     /// These transactions, reported as executed before, are final now.
     Finalized {
         txs: Vec<B256>,

@@ -30,7 +30,7 @@ pub(crate) struct Batch {
 
 /// As [`FeedEvent`], one transaction each, with its sender as far as that is known.
 pub(crate) enum Event {
-    Receipt(Box<ReceiptEvent>),
+    Receipt(Arc<ReceiptEvent>),
     Finalized { tx: B256, sender: Option<Address>, cut: u64 },
     Dropped { tx: B256, sender: Option<Address>, reason: String },
 }
@@ -47,6 +47,12 @@ impl Event {
         match self {
             Self::Receipt(event) => Some(event.receipt.sender),
             Self::Finalized { sender, .. } | Self::Dropped { sender, .. } => *sender,
+        }
+    }
+
+    fn set_sender(&mut self, found: Address) {
+        if let Self::Finalized { sender, .. } | Self::Dropped { sender, .. } = self {
+            *sender = Some(found);
         }
     }
 
@@ -144,9 +150,10 @@ impl Hub {
     }
 
     fn publish(&self, shard: ShardId, batch: Batch) {
-        self.recent.extend(batch.events.iter().filter_map(|event| {
-            let sender = event.sender()?;
-            Some((event.tx(), Origin { shard, sender }))
+        // What ends after its receipt is known from then.
+        self.recent.extend(batch.events.iter().filter_map(|event| match event {
+            Event::Finalized { .. } => None,
+            event => Some((event.tx(), Origin { shard, sender: event.sender()? })),
         }));
         {
             let waiting = self.waiting();
@@ -213,12 +220,12 @@ async fn ask(links: &ShardLinks, after: u64) -> Result<FeedReply, StateError> {
     links.feed.call(context, request).await
 }
 
-/// Finds the senders of transactions that a feed only names.
+/// One event for each transaction, with its sender.
 async fn resolve(hub: &Hub, links: &ShardLinks, reply: FeedReply) -> Batch {
     let mut events = Vec::with_capacity(reply.events.len());
     for event in reply.events {
         match event {
-            FeedEvent::Receipt(event) => events.push(Event::Receipt(Box::new(event))),
+            FeedEvent::Receipt(event) => events.push(Event::Receipt(event)),
             FeedEvent::Finalized { txs, cut } => {
                 let sender = None;
                 events.extend(txs.into_iter().map(|tx| Event::Finalized { tx, sender, cut }));
@@ -228,21 +235,35 @@ async fn resolve(hub: &Hub, links: &ShardLinks, reply: FeedReply) -> Batch {
             }
         }
     }
-    let mut senders: HashMap<B256, Address> = HashMap::default();
+    name_senders(hub, links, &mut events).await;
+    Batch { lost: reply.lost, events }
+}
+
+/// Finds the senders of transactions that a feed only names: most were seen here of late, the rest may
+/// have their receipts beside them, and the shard has those of the others.
+async fn name_senders(hub: &Hub, links: &ShardLinks, events: &mut [Event]) {
+    let nameless: Vec<usize> =
+        (0..events.len()).filter(|at| events[*at].sender().is_none()).collect();
+    let txs: Vec<B256> = nameless.iter().map(|at| events[*at].tx()).collect();
     let mut unknown = Vec::new();
-    for event in &events {
-        let tx = event.tx();
-        if let Some(sender) = event.sender() {
-            senders.insert(tx, sender);
-        } else if let Some(origin) = hub.recent.get(&tx) {
-            senders.insert(tx, origin.sender);
-        } else if matches!(event, Event::Finalized { .. }) && !senders.contains_key(&tx) {
-            unknown.push(tx);
+    for (at, origin) in nameless.into_iter().zip(hub.recent.of_all(&txs)) {
+        match origin {
+            Some(origin) => events[at].set_sender(origin.sender),
+            None => unknown.push(at),
         }
     }
-    if !unknown.is_empty() && hub.backlog.is_watched() {
+    if unknown.is_empty() {
+        return;
+    }
+    let mut senders: HashMap<B256, Address> =
+        events.iter().filter_map(|event| Some((event.tx(), event.sender()?))).collect();
+    let of_others = unknown.iter().map(|at| &events[*at]).filter(|event| {
+        matches!(event, Event::Finalized { .. }) && !senders.contains_key(&event.tx())
+    });
+    let txs: Vec<B256> = of_others.map(Event::tx).collect();
+    if !txs.is_empty() && hub.backlog.is_watched() {
         let context = Context::none().with_timeout(FEED_SLACK);
-        match links.lookup.call(context, Lookup { txs: unknown }).await {
+        match links.lookup.call(context, Lookup { txs }).await {
             Ok(reply) => senders.extend(reply.statuses.into_iter().filter_map(|status| {
                 let Some(TxStatus::Done(event)) = status else {
                     return None;
@@ -254,11 +275,9 @@ async fn resolve(hub: &Hub, links: &ShardLinks, reply: FeedReply) -> Batch {
             }
         }
     }
-    for event in &mut events {
-        let tx = event.tx();
-        if let Event::Finalized { sender, .. } | Event::Dropped { sender, .. } = event {
-            *sender = senders.get(&tx).copied();
+    for at in unknown {
+        if let Some(sender) = senders.get(&events[at].tx()) {
+            events[at].set_sender(*sender);
         }
     }
-    Batch { lost: reply.lost, events }
 }

@@ -44,6 +44,12 @@ impl Recent {
         }
     }
 
+    /// What is known of many.
+    pub fn of_all(&self, txs: &[B256]) -> Vec<Option<Origin>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        txs.iter().map(|tx| inner.origins.get(tx).copied()).collect()
+    }
+
     pub fn get(&self, tx: &B256) -> Option<Origin> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.origins.get(tx).copied()

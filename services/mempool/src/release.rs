@@ -1,7 +1,5 @@
 //! What leaves the pool for the executor, and what comes back.
 
-use std::collections::BTreeSet;
-
 use alloy_primitives::{Address, B256};
 use atoll_api::mempool::{End, MempoolError, TxEnd};
 use atoll_types::Tx;
@@ -50,7 +48,7 @@ impl Pool {
         let max_txs = limits.max_take_txs.min(max_txs as usize);
         let (mut gas, mut size_bytes) = (max_gas, limits.max_take_bytes);
         let mut released = Vec::new();
-        let mut touched = BTreeSet::new();
+        let mut touched = Vec::new();
         let mut passed_over = 0;
         while released.len() < max_txs && gas >= LEAST_GAS && passed_over < MAX_PASSED_OVER {
             let Some(address) = self.best_ready() else {
@@ -68,7 +66,7 @@ impl Pool {
             if pooled.size() > size_bytes {
                 break;
             }
-            touched.insert(address);
+            touched.push(address);
             let next = if pooled.tx.gas_limit() > gas {
                 passed_over += 1;
                 None
@@ -83,7 +81,7 @@ impl Pool {
             sender.placed.head = next;
             self.set_head(Some(head), next);
         }
-        for address in touched {
+        for address in once(touched) {
             self.reindex(&address, now_ms);
         }
         self.metrics.taken.add(released.len());
@@ -110,12 +108,12 @@ impl Pool {
     /// Takes in what became of transactions. Those that the pool does not know (any more) are
     /// passed over, so a report may be repeated.
     pub fn report(&mut self, ends: &[TxEnd], now_ms: u64) {
-        let mut touched = BTreeSet::new();
+        let mut touched = Vec::new();
         for TxEnd { tx, end } in ends {
             let Some(&place) = self.by_hash.get(tx) else {
                 continue;
             };
-            touched.insert(place.0);
+            touched.push(place.0);
             match end {
                 End::Included => self.included(place),
                 End::Escalated => self.set_mark(place, Mark::Escalated, now_ms),
@@ -130,7 +128,7 @@ impl Pool {
                 }
             }
         }
-        for address in touched {
+        for address in once(touched) {
             self.reindex(&address, now_ms);
             self.forget_if_idle(&address);
         }
@@ -173,4 +171,11 @@ impl Pool {
             self.due.insert((pooled.due_ms, address, nonce));
         }
     }
+}
+
+/// Each of them once, in an order that does not change from run to run.
+fn once(mut touched: Vec<Address>) -> Vec<Address> {
+    touched.sort_unstable();
+    touched.dedup();
+    touched
 }

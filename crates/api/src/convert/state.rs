@@ -1,5 +1,7 @@
 //! Requests and replies of `state`.
 
+use std::sync::Arc;
+
 use atoll_fabric::Malformed;
 use atoll_wire::v1::{self as wire, feed_event, tx_status};
 
@@ -125,7 +127,7 @@ impl Proto<wire::FeedEvent> for FeedEvent {
     fn into_wire(self) -> wire::FeedEvent {
         use feed_event::{Dropped, Event, Finalized};
         let event = match self {
-            Self::Receipt(event) => Event::Receipt(event.into_wire()),
+            Self::Receipt(event) => Event::Receipt(Arc::unwrap_or_clone(event).into_wire()),
             Self::Finalized { txs, cut } => {
                 Event::Finalized(Finalized { txs: small_list::encode(txs), cut })
             }
@@ -137,7 +139,7 @@ impl Proto<wire::FeedEvent> for FeedEvent {
     fn from_wire(wire: wire::FeedEvent) -> Result<Self, Malformed> {
         use feed_event::Event;
         Ok(match required::present(wire.event, "event")? {
-            Event::Receipt(event) => Self::Receipt(plain::decode(event, "receipt")?),
+            Event::Receipt(event) => Self::Receipt(Arc::new(plain::decode(event, "receipt")?)),
             Event::Finalized(finalized) => Self::Finalized {
                 txs: small_list::decode(finalized.txs, "finalized.txs")?,
                 cut: finalized.cut,

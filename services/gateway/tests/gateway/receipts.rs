@@ -96,7 +96,7 @@ async fn a_wait_ends_with_the_feed_and_without_further_lookups() {
     let (executed, last) = (wait(Wait::Executed), wait(Wait::Final));
     shard.until(|script| (script.lookups == 3).then_some(())).await;
     let event = receipt(tx, signer.address(), Finality::Executed, 3);
-    shard.change(|script| script.events.push(FeedEvent::Receipt(event)));
+    shard.change(|script| script.events.push(FeedEvent::Receipt(event.into())));
     let executed = executed.await.expect("no panic").expect("a receipt");
     assert_eq!(executed.finality(), TransactionFinality::Executed);
     let end = FeedEvent::Finalized { txs: vec![tx], cut: 9 };
@@ -147,7 +147,8 @@ async fn watchers_get_what_they_asked_for() {
     }
     let shard = &gateway.shards[1];
     shard.change(|script| {
-        let event = |tx, sender| FeedEvent::Receipt(receipt(tx, sender, Finality::Executed, 3));
+        let event =
+            |tx, sender| FeedEvent::Receipt(receipt(tx, sender, Finality::Executed, 3).into());
         let reason = "too late".to_owned();
         // Its sender is known to nobody but the shard.
         let old = receipt(c, two, Finality::Final, 0);
@@ -199,7 +200,7 @@ async fn a_watcher_that_does_not_read_is_dropped_and_the_others_miss_nothing() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     for n in 0..EVENTS {
         let event = receipt(B256::repeat_byte(n), Address::ZERO, Finality::Executed, SIZE);
-        gateway.shards[0].change(|script| script.events.push(FeedEvent::Receipt(event)));
+        gateway.shards[0].change(|script| script.events.push(FeedEvent::Receipt(event.into())));
         let response = receipts.next().await.expect("it goes on").expect("a response");
         assert_eq!(response.receipts[0].hash, vec![n; 32]);
     }

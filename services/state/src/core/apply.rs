@@ -1,6 +1,6 @@
 //! What each record does. The same code runs when it is logged and when it is replayed.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use atoll_api::state::{Change, Ended, FeedEvent, ReceiptEvent, StateError};
 use atoll_commit::{CutEffects, EpochWrite};
@@ -225,6 +225,7 @@ impl Core {
         let kept = Kept { receipt, cut };
         self.values.put_receipt(&kept);
         let Kept { receipt, cut } = kept;
-        self.events.push(FeedEvent::Receipt(ReceiptEvent { receipt, finality, cut }));
+        let event = ReceiptEvent { receipt, finality, cut };
+        self.events.push(FeedEvent::Receipt(Arc::new(event)));
     }
 }

@@ -81,7 +81,7 @@ impl Cluster {
             }
         }
         let child = command
-            .args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--rpc", "off"])
             .args(["--shards", &shards.to_string(), "--data"])
             .arg(&data)
             .env("ATOLL_HOME", home.path())

@@ -47,6 +47,11 @@ fn encoded<T: Serialize, R>(record: &T, then: impl FnOnce(&[u8]) -> R) -> R {
     result
 }
 
+/// Encodes a record behind what `bytes` has, so that its owner may give them room once.
+pub fn encode_behind<T: Serialize>(bytes: Vec<u8>, record: &T) -> Vec<u8> {
+    postcard::to_extend(record, bytes).expect("records contain only types that postcard represents")
+}
+
 /// Decodes a record; trailing bytes are an error.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let failed = |reason: String| CodecError {

@@ -17,7 +17,7 @@ pub use block::{
     AbortCause, Anchored, BeaconBlock, BlockEnv, CreditsDue, Decision, LocalBlock, LocalTx,
     PlannedGroup, StateRoot, TxRef, Verdict,
 };
-pub use codec::{CodecError, decode, digest, encode};
+pub use codec::{CodecError, decode, digest, encode, encode_behind};
 pub use commit::{
     Anchor, Credit, CreditKind, Fingerprints, Flight, GroupAck, GroupDigest, GroupResult,
     GroupToRun, InFlight, Intent, IntentKeys, KeySet, LateAsk, LateLease, Lease, Part, PartMessage,

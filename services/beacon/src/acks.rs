@@ -13,13 +13,15 @@ const MAX_BLOCKS: usize = 1_024;
 #[derive(Default)]
 struct Told {
     cut: u64,
-    acks: BTreeMap<GroupId, GroupAck>,
+    /// Ascending by group.
+    acks: Vec<GroupAck>,
 }
 
 /// Makes anchors whole again. A cache: what it does not know is asked for.
 #[derive(Default)]
 pub(crate) struct Acks {
     told: HashMap<ShardId, Told>,
+    /// By block; each list is ascending.
     decided: BTreeMap<u64, Vec<GroupId>>,
 }
 
@@ -47,18 +49,28 @@ impl Acks {
         }
         if told.cut < anchor.cut {
             let passed = self.decided.range(told.cut + 1..=anchor.cut);
-            passed.flat_map(|(_, groups)| groups).for_each(|group| {
-                told.acks.remove(group);
-            });
+            let is_open = |ack: &GroupAck| {
+                passed.clone().all(|(_, groups)| groups.binary_search(&ack.group).is_err())
+            };
+            told.acks.retain(is_open);
             told.cut = anchor.cut;
         }
         let count = anchor.acks.len() + earlier as usize;
-        told.acks.extend(anchor.acks.drain(..).map(|ack| (ack.group, ack)));
+        told.acks.append(&mut anchor.acks);
+        told.acks.sort_by_key(|ack| ack.group);
+        // Of two on one group the newer one, which came later.
+        told.acks.dedup_by(|newer, older| {
+            let is_same = newer.group == older.group;
+            if is_same {
+                std::mem::swap(newer, older);
+            }
+            is_same
+        });
         // Whatever is known was acknowledged, so as many are the same ones.
         if told.acks.len() != count {
             return None;
         }
-        anchor.acks = told.acks.values().cloned().collect();
+        anchor.acks.clone_from(&told.acks);
         Some(anchor)
     }
 }

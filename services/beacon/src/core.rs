@@ -2,7 +2,7 @@
 
 mod open;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use atoll_api::beacon::{
     Announce, AnnounceReply, BeaconError, BeaconStatsReply, Blocks, BlocksReply, HeadReply,
@@ -10,7 +10,7 @@ use atoll_api::beacon::{
 use atoll_commit::{BeaconRecord, Planner};
 use atoll_meter::Tally;
 use atoll_store::{Index, StoreError};
-use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, encode};
+use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, encode_behind};
 use serde::{Deserialize, Serialize};
 
 pub use self::open::{Rest, genesis_of};
@@ -29,6 +29,9 @@ enum Record {
     Block(BeaconRecord),
 }
 
+/// How a [`Record::Block`] begins.
+const BLOCK_TAG: u8 = 1;
+
 /// The state machine of the beacon service.
 pub struct Core {
     planner: Planner,
@@ -41,6 +44,8 @@ pub struct Core {
     genesis: B256,
     /// Bytes of log since the last snapshot, when this was opened.
     tail_bytes: u64,
+    /// Length of the last record that was made.
+    record_bytes: usize,
 }
 
 impl Core {
@@ -91,12 +96,26 @@ impl Core {
 
     /// Makes the next block. The bytes returned have to be durable before anybody is told.
     pub(crate) fn make(&mut self, now_ms: u64, randomness: B256) -> Result<Vec<u8>, StoreError> {
-        let record = self.planner.propose(now_ms, randomness);
-        self.planner.apply(&record);
+        let record = self.planner.make(now_ms, randomness);
         self.count(&record.block);
         self.acks.decided(&record.block);
-        self.publish(Arc::clone(&record.block))?;
-        Ok(encode(&Record::Block(record)))
+        let (bytes, block) = self.encoded(&record);
+        self.publish(record.block, &bytes[block])?;
+        Ok(bytes)
+    }
+
+    /// The log record ([`Record::Block`]) of a block, and where the block itself stands in it: that is what
+    /// the index keeps.
+    fn encoded(&mut self, record: &BeaconRecord) -> (Vec<u8>, Range<usize>) {
+        // Rounds are much like those before them.
+        let mut bytes = Vec::with_capacity(self.record_bytes + self.record_bytes / 4);
+        bytes.push(BLOCK_TAG);
+        let BeaconRecord { block, intents, anchors } = record;
+        let mut bytes = encode_behind(bytes, block);
+        let block = 1..bytes.len();
+        bytes = encode_behind(bytes, &(intents, anchors));
+        self.record_bytes = bytes.len();
+        (bytes, block)
     }
 
     fn count(&mut self, block: &BeaconBlock) {
@@ -115,8 +134,9 @@ impl Core {
         BeaconStatsReply { refused: self.refused.get(), ..self.counts.clone() }
     }
 
-    fn publish(&mut self, block: Arc<BeaconBlock>) -> Result<(), StoreError> {
-        self.index.put(&block.number().to_be_bytes(), &encode(&block))?;
+    /// `bytes` are those of the block.
+    fn publish(&mut self, block: Arc<BeaconBlock>, bytes: &[u8]) -> Result<(), StoreError> {
+        self.index.put(&block.number().to_be_bytes(), bytes)?;
         self.recent.push_back(block);
         if self.recent.len() > KEPT_BLOCKS {
             self.recent.pop_front();
@@ -179,7 +199,7 @@ mod tests {
     use atoll_commit::PlannerConfig;
     use atoll_journal::OpenError;
     use atoll_store::{Log, MemoryIndex, MemoryLog};
-    use atoll_types::{Address, Anchor, Fingerprints, ShardId, ShardKeys, TxRef};
+    use atoll_types::{Address, Anchor, Fingerprints, ShardId, ShardKeys, TxRef, encode};
 
     use super::*;
 
@@ -274,6 +294,17 @@ mod tests {
         assert!(matches!(open(&log, &index, other), Err(OpenError::OtherGenesis { .. })));
         core = open(&log, &index, config())?;
         assert_eq!(core.blocks(&all)?.blocks, blocks, "a start that was refused does no harm");
+        Ok(())
+    }
+
+    #[test]
+    fn a_record_is_encoded_as_it_is_read() -> Result<(), Box<dyn std::error::Error>> {
+        let mut core = open(&MemoryLog::new(), &MemoryIndex::new(), config())?;
+        core.announce(announce(vec![intent(1), intent(2)], Some(anchor(0))))?;
+        let record = core.planner.make(2_000, B256::ZERO);
+        let (bytes, block) = core.encoded(&record);
+        assert_eq!(bytes[block], encode(&record.block));
+        assert_eq!(bytes, encode(&Record::Block(record)));
         Ok(())
     }
 

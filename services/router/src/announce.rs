@@ -48,6 +48,8 @@ pub(crate) struct Announcements {
     came: Notify,
     /// When the newest round began, if it is a busy one.
     busy_since: Mutex<Option<Instant>>,
+    /// A message goes.
+    goes: Notify,
 }
 
 impl Announcements {
@@ -63,6 +65,16 @@ impl Announcements {
     /// When the message after one of `told` may go.
     fn due(&self, told: Instant) -> Instant {
         due(*lock(&self.busy_since), told)
+    }
+
+    /// Waits for the time to ask for the next block. In a busy round none is made before this shard's message
+    /// or the time for it, so the question goes beside that: a beacon is woken once for both.
+    pub async fn time_to_ask(&self) {
+        let busy_since = *lock(&self.busy_since);
+        if let Some(began) = busy_since {
+            // Either will do.
+            let _ = tokio::time::timeout_at(began + LATE, self.goes.notified()).await;
+        }
     }
 
     pub fn intents(&self, intents: impl IntoIterator<Item = Intent>) {
@@ -180,6 +192,7 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             anchor: left,
             earlier_acks: earlier_acks.unwrap_or(0),
         };
+        shared.announcements.goes.notify_waiters();
         match shared.beacon.announce.call(shared.context(), message).await {
             Ok(AnnounceReply { whole: false }) => {
                 if let Some(anchor) = anchor {
@@ -250,6 +263,22 @@ mod tests {
         assert_eq!(due(Some(began), told), told + BUSY_GAP);
         // Rounds shorter than that do not put it off for ever.
         assert_eq!(due(Some(told + BUSY_GAP), told), told + MOST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_block_is_asked_for_with_the_message_of_a_busy_round() {
+        let announcements = Announcements::default();
+        let began = Instant::now();
+        announcements.time_to_ask().await;
+        assert_eq!(Instant::now(), began, "a light round may end at any time");
+        announcements.began(BUSY);
+        announcements.time_to_ask().await;
+        assert_eq!(Instant::now(), began + LATE, "there may be no message");
+        announcements.began(BUSY);
+        let message = async { announcements.goes.notify_waiters() };
+        let began = Instant::now();
+        tokio::join!(announcements.time_to_ask(), message);
+        assert_eq!(Instant::now(), began);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 /// Returns why it had to stop.
 async fn follow_from(shared: &Arc<Shared>, cut: &mut u64) -> String {
     loop {
+        shared.announcements.time_to_ask().await;
         let ask = Blocks { after: *cut, max: MAX_BLOCKS, wait_ms: WAIT_MS };
         let context = Context::none().with_timeout(Duration::from_millis(2 * WAIT_MS));
         let blocks = match shared.beacon.blocks.call(context, ask).await {

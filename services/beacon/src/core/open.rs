@@ -83,7 +83,9 @@ impl Core {
             None => {
                 let genesis = genesis_of(&config);
                 let mut core = Self::new(Planner::new(config), index, genesis);
-                core.publish(core.planner.head().clone())?;
+                let head = core.planner.head().clone();
+                let bytes = encode(&head);
+                core.publish(head, &bytes)?;
                 (core, 2)
             }
         };
@@ -99,7 +101,8 @@ impl Core {
                         return Err(failed("its block does not follow from the one before".into()));
                     }
                     core.planner.apply(&record);
-                    Ok(core.publish(record.block)?)
+                    let bytes = encode(&record.block);
+                    Ok(core.publish(record.block, &bytes)?)
                 }
             }
         })?;
@@ -124,6 +127,7 @@ impl Core {
             acks: Acks::default(),
             genesis,
             tail_bytes: 0,
+            record_bytes: 0,
         }
     }
 

@@ -100,7 +100,10 @@ impl BeaconService {
         } else {
             self.cadence.heartbeat_ms
         };
-        self.made_ms.saturating_add(wait * self.pace.factor(planner.head().number()))
+        // A heartbeat is not stretched: who waits for a block counts on it.
+        let longest = wait.max(self.cadence.heartbeat_ms);
+        let wait = (wait * self.pace.factor(planner.head().number())).min(longest);
+        self.made_ms.saturating_add(wait)
     }
 
     /// Makes a block if one is due, and sets the timer for the next look.
@@ -187,11 +190,12 @@ impl Handle<Announce> for BeaconService {
         reply: Reply<Announce>,
         cx: &mut Cx<'_, Self>,
     ) {
-        if let Some(anchor) = &announce.anchor {
-            let head = self.core.planner().head().number();
-            self.pace.heard(announce.from, anchor.cut, head);
+        let (from, cut) = (announce.from, announce.anchor.as_ref().map(|anchor| anchor.cut));
+        let taken = self.core.announce(announce);
+        if let (Ok(_), Some(cut)) = (&taken, cut) {
+            self.pace.heard(from, cut, self.core.planner().head().number());
         }
-        reply.send(self.core.announce(announce));
+        reply.send(taken);
         self.look(cx);
     }
 }

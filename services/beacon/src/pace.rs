@@ -34,12 +34,14 @@ impl Pace {
     }
 
     /// How many times as long as usual to wait for the next block: 1 while all follow within a quarter
-    /// of the lag that they may have, then with its square up to 16.
+    /// of the lag that they may have, then with its square up to 16. Those that lag further are waited
+    /// for only if all do.
     pub(crate) fn factor(&self, head: u64) -> u64 {
         let fresh = |heard: &&Heard| head.saturating_sub(heard.at) <= self.max_lag / 2;
-        let lags = self.heard.values().filter(fresh).map(|heard| head.saturating_sub(heard.cut));
+        let lags = || self.heard.values().filter(fresh).map(|heard| head.saturating_sub(heard.cut));
+        let slowest = lags().filter(|lag| *lag <= self.max_lag).max();
         // A quarter is 1.
-        let share = 4 * lags.max().unwrap_or(0).min(self.max_lag);
+        let share = 4 * slowest.or_else(|| lags().max()).unwrap_or(0).min(self.max_lag);
         (share * share / self.max_lag.pow(2).max(1)).max(1)
     }
 }
@@ -61,6 +63,11 @@ mod tests {
             pace.heard(SLOW, 2_000, head);
             assert_eq!(pace.factor(head), factor, "a lag of {lag}");
         }
+        // One that is too far behind to be planned on slows down nobody who is not.
+        let mut beside = Pace::new(100);
+        beside.heard(SLOW, 2_000, 2_400);
+        beside.heard(ShardId(2), 2_399, 2_400);
+        assert_eq!(beside.factor(2_400), 1);
         // An announcement that was overtaken changes nothing; having caught up does.
         pace.heard(SLOW, 2_450, 2_450);
         pace.heard(SLOW, 2_300, 2_450);

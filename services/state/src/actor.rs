@@ -8,12 +8,15 @@ use atoll_api::state::{
     Quarantine, Ran, Read, Recall, ReceiveCredits, RoundsRun, Settle, Share, StateError,
     StoreResults, Sync, TakeSnapshot, TellDropped, Watch, WatchReply, Withdraw,
 };
-use atoll_fabric::{Context, Cx, Handle, Machine, Reply, Rpc, Service};
+use atoll_fabric::{Context, Cx, Fault, Handle, Machine, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
 use atoll_store::{Log, Snapshots};
 use atoll_types::{Anchor, encode};
 
-use crate::core::{Core, Done};
+use crate::{
+    core::{Core, Done},
+    values::MOST_WAITING,
+};
 
 /// Longest time that a caller may wait for something to happen.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -360,7 +363,10 @@ macro_rules! looks {
 }
 
 changes! {
-    Append => |core, message| core.append(message);
+    Append => |core, message| match core.values.is_behind() {
+        false => core.append(message),
+        true => Err(Fault::Overloaded { service: "index".into(), limit: MOST_WAITING }.into()),
+    };
     Share => |core, message| core.share(message);
     Withdraw => |core, message| core.withdraw(message);
     Quarantine => |core, message| core.quarantine(message.txs);

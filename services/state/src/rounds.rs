@@ -21,6 +21,8 @@ use crate::{
 
 /// About how many bytes of transactions and receipts are answered at a time.
 const REPLY_BYTES: usize = 4 << 20;
+/// Transactions that are answered at a time: each is looked up while the shard waits.
+const REPLY_TXS: usize = 256;
 /// Rounds of one entry that says in which of them anything ran.
 const ROUNDS_MARKED: u64 = 256;
 
@@ -191,6 +193,9 @@ impl Core {
                 marks.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0)
             };
             rounds.extend((round..next.min(last.saturating_add(1))).filter(is_marked));
+            if next == u64::MAX {
+                break;
+            }
             round = next;
         }
         Ok(RoundsRunReply { rounds })
@@ -222,6 +227,9 @@ impl Page {
         if self.skip > 0 {
             self.skip -= 1;
             return Ok(true);
+        }
+        if self.txs.len() >= REPLY_TXS {
+            return Ok(false);
         }
         let broken = |reason: String| StateError::Storage { reason };
         let tx = Tx::trusted(raw, sender, None).map_err(|error| broken(error.to_string()))?;

@@ -15,6 +15,11 @@ use crate::{
 /// Receipts and codes that are gathered before they are put: so many that, sorted, several fall into
 /// one page.
 const GATHERED: usize = 16_384;
+/// Their size, at which they are put however few they are.
+const GATHERED_BYTES: usize = 16 << 20;
+/// What may wait for an index that is slower than the shard, in the same measures.
+pub(crate) const MOST_WAITING: usize = 16 * GATHERED;
+const MOST_WAITING_BYTES: usize = 8 * GATHERED_BYTES;
 /// Values that are gathered before they are put: one that is written again and again is put once.
 const GATHERED_VALUES: usize = 65_536;
 
@@ -27,9 +32,26 @@ pub(crate) struct Entries {
     codes: HashMap<B256, Bytes>,
     /// What else is kept, encoded.
     records: HashMap<Vec<u8>, Vec<u8>>,
+    /// Of receipts, codes and records, those that were put over included.
+    bytes: usize,
 }
 
 impl Entries {
+    fn put_receipt(&mut self, tx: B256, kept: Vec<u8>) {
+        self.bytes += kept.len();
+        self.receipts.insert(tx, kept);
+    }
+
+    fn put_code(&mut self, hash: B256, code: Bytes) {
+        self.bytes += code.len();
+        self.codes.insert(hash, code);
+    }
+
+    fn put_record(&mut self, key: Vec<u8>, record: Vec<u8>) {
+        self.bytes += key.len() + record.len();
+        self.records.insert(key, record);
+    }
+
     pub fn len(&self) -> usize {
         self.values.len() + self.receipts.len() + self.codes.len() + self.records.len()
     }
@@ -57,7 +79,9 @@ impl Entries {
     /// Takes out the kinds of which there are many.
     fn take_due(&mut self) -> Self {
         let mut due = Self::default();
-        if self.receipts.len() + self.codes.len() + self.records.len() >= GATHERED {
+        let many = self.receipts.len() + self.codes.len() + self.records.len() >= GATHERED;
+        if many || self.bytes >= GATHERED_BYTES {
+            due.bytes = std::mem::take(&mut self.bytes);
             due.receipts = std::mem::take(&mut self.receipts);
             due.codes = std::mem::take(&mut self.codes);
             due.records = std::mem::take(&mut self.records);
@@ -74,6 +98,7 @@ impl Entries {
         self.receipts.extend(later.receipts);
         self.codes.extend(later.codes);
         self.records.extend(later.records);
+        self.bytes += later.bytes;
     }
 }
 
@@ -127,6 +152,7 @@ impl Values {
                 receipts: frozen.receipts.clone(),
                 codes: frozen.codes.clone(),
                 records: frozen.records.clone(),
+                bytes: frozen.bytes,
             };
             both.extend(newest);
             newest = both;
@@ -206,7 +232,7 @@ impl Values {
         if self.code(&hash)?.is_some() {
             return Ok(false);
         }
-        self.dirty.codes.insert(hash, code.clone());
+        self.dirty.put_code(hash, code.clone());
         self.remember_code(hash, code.clone());
         Ok(true)
     }
@@ -227,7 +253,7 @@ impl Values {
     }
 
     pub fn put_receipt(&mut self, kept: &Kept) {
-        self.dirty.receipts.insert(kept.receipt.tx, encode(kept));
+        self.dirty.put_receipt(kept.receipt.tx, encode(kept));
     }
 
     /// A record under a key of its own.
@@ -239,7 +265,7 @@ impl Values {
     }
 
     pub fn put(&mut self, key: Vec<u8>, record: Vec<u8>) {
-        self.dirty.records.insert(key, record);
+        self.dirty.put_record(key, record);
     }
 
     fn indexed<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
@@ -250,6 +276,13 @@ impl Values {
     /// How many entries wait for the index.
     pub fn waiting(&self) -> usize {
         self.dirty.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
+    }
+
+    /// Whether so much waits for the index that no more may be added.
+    pub fn is_behind(&self) -> bool {
+        let waiting = [Some(&self.dirty), self.frozen.as_deref()].into_iter().flatten();
+        self.waiting() >= MOST_WAITING
+            || waiting.map(|entries| entries.bytes).sum::<usize>() >= MOST_WAITING_BYTES
     }
 
     /// The entries of which enough are gathered, to be put into the index, unless those taken before are
@@ -371,6 +404,30 @@ mod tests {
         assert_eq!(put(&mut values, due)?, GATHERED_VALUES);
         assert_eq!([values.get(&key(0))?, values.get(&key(2))?], [word(7), word(7)]);
         assert!(index.get(&value_key(&key(5)))?.is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn large_records_are_put_before_they_are_many_and_no_more_are_taken_than_may_wait()
+    -> Result<(), StoreError> {
+        let mut values = Values::new(Arc::new(MemoryIndex::new()), 2);
+        let record = |values: &mut Values, n: usize| {
+            values.put(entry_key(b'x', &n.to_be_bytes()), vec![7; 1 << 20]);
+        };
+        (0..15).for_each(|n| record(&mut values, n));
+        assert!(values.take_due().is_none());
+        (15..17).for_each(|n| record(&mut values, n));
+        let due = values.take_due();
+        assert_eq!(due.as_ref().map(|due| due.len()), Some(17));
+        // While they are on their way, more gather, up to the limit.
+        (0..127).for_each(|n| record(&mut values, n));
+        assert!(!values.is_behind());
+        record(&mut values, 127);
+        record(&mut values, 128);
+        assert!(values.is_behind());
+        assert_eq!(put(&mut values, due)?, 17);
+        let due = values.take_due();
+        assert!(due.is_some() && !values.is_behind());
         Ok(())
     }
 }

@@ -143,7 +143,7 @@ impl Core {
             }
             core.roots.catch_up()?;
             core.tail_bytes += bytes.len() as u64;
-            if core.values.waiting() > 100_000 {
+            if core.values.is_behind() {
                 core.flush()?;
             }
             Ok(())

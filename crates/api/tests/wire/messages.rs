@@ -3,8 +3,10 @@
 use atoll_api::{beacon::*, executor::*, mempool::*, router::*, state::*};
 use atoll_fabric::Traffic;
 use atoll_meter::WorkDone;
+use atoll_types::StateKey;
+use rand::rngs::StdRng;
 
-use crate::random::{enums, structs};
+use crate::random::{Random, enums, structs};
 
 structs! {
     Submit { txs }
@@ -52,7 +54,6 @@ structs! {
 
     Read { keys, codes, at, min_cut }
     ReadReply { values, codes, cut, head }
-    Append { block, reads }
     Tip { head, cut, digest }
     Cut { block }
     CutReply { cut, run, leases, returned, settlements }
@@ -154,5 +155,14 @@ enums! {
         Storage { reason }
         NoSnapshot { block, reason }
         SnapshotBusy { block }
+    }
+}
+
+impl Random for Append {
+    /// What was read is a set: its order does not survive.
+    fn random(rng: &mut StdRng) -> Self {
+        let mut reads = Vec::<StateKey>::random(rng);
+        reads.sort_unstable();
+        Self { block: Random::random(rng), reads }
     }
 }

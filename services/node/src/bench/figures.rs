@@ -48,7 +48,7 @@ const OVER_RECOVERY: &str = "user and system time of the cluster's process, from
 const EXECUTOR_CPU: &str = "time of threads that run local blocks and groups, by their own clocks";
 const LATENCY: &str = "from when a transaction was due to its receipt at the client";
 const ORDERED: &str = "for each transaction that the beacon ordered, by the cluster's own counters; \
-    not what its gRPC server and log take on other threads";
+    the writing and syncing of its log included; not what its gRPC server takes on other threads";
 const STATE: &str = "payments to all of these accounts alike, which are there from the genesis; user \
     and system time of the cluster's process for each that succeeded; not starting";
 const MEMORY: &str = "resident memory of the cluster's process after the load, caches, the genesis \

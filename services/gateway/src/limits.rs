@@ -72,7 +72,7 @@ pub struct Limits {
 /// What JSON-RPC admits besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcLimits {
-    /// Connections at a time, HTTP and WebSocket.
+    /// Requests by HTTP and WebSockets at a time. Idle TCP connections are not counted.
     pub connections: u32,
     /// Length of a request.
     pub request_bytes: u32,
@@ -82,7 +82,7 @@ pub struct RpcLimits {
     pub batch_requests: u32,
     /// Subscriptions of one connection.
     pub subscriptions: u32,
-    /// Answers that wait for a slow reader of a WebSocket; its subscriptions end beyond that.
+    /// Answers that wait for a slow reader of a WebSocket; beyond that its subscriptions wait too.
     pub message_buffer: u32,
     /// Requests under way at a time, over all connections.
     pub requests: usize,
@@ -104,6 +104,10 @@ pub struct RpcLimits {
     pub hash_search_blocks: u64,
     /// Memory for blocks that were asked for of late.
     pub block_cache_bytes: usize,
+    /// The same in blocks.
+    pub block_cache_blocks: usize,
+    /// Blocks that are put together at a time.
+    pub assembling: usize,
     /// Longest wait of `eth_sendRawTransactionSync`.
     pub sync_wait: Duration,
 }
@@ -127,6 +131,8 @@ impl Default for RpcLimits {
             fee_history_blocks: 1024,
             hash_search_blocks: 8_192,
             block_cache_bytes: 64 << 20,
+            block_cache_blocks: 8_192,
+            assembling: 16,
             sync_wait: Duration::from_secs(25),
         }
     }

@@ -21,7 +21,7 @@ use tonic::{service::RoutesBuilder, transport::Endpoint};
 use crate::{
     backup,
     config::{Config, Role, Shard, ShardAddress},
-    genesis::{Genesis, keys_of_chain},
+    genesis::{Genesis, keys_are_public, keys_of_chain},
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
     slot::Slot,
     world::{Process, World},
@@ -324,13 +324,15 @@ impl Cluster {
         ledger: &Ledger,
         listen: SocketAddr,
     ) -> anyhow::Result<()> {
+        // Any page may have it sign in development, so never with keys that are somebody's own.
+        let public = keys_are_public(&config.chain);
         let links = self.shards.iter().map(|shard| RpcLinks::new(&shard.mempool, &shard.state));
         let rpc = RpcConfig {
             listen,
             links: links.collect(),
             genesis: Arc::new(self.genesis.block.clone()),
-            development: config.chain.development,
-            signers: keys_of_chain(&config.chain)?,
+            development: public,
+            signers: if public { keys_of_chain(&config.chain)? } else { Vec::new() },
         };
         let rpc = Rpc::start(ledger, rpc).await;
         let rpc = rpc.with_context(|| {

@@ -49,6 +49,13 @@ pub fn keys_of_chain(chain: &Chain) -> anyhow::Result<Vec<PrivateKeySigner>> {
     keys_of(mnemonic, accounts.unwrap_or(DEVELOPMENT_ACCOUNTS))
 }
 
+/// Whether everybody has the keys of a chain's development accounts: then they may be shown, and used by
+/// whoever asks.
+pub fn keys_are_public(chain: &Chain) -> bool {
+    let mnemonic = chain.genesis.mnemonic.as_deref();
+    chain.development && mnemonic.is_none_or(|words| words == DEVELOPMENT_MNEMONIC)
+}
+
 fn keys_of(mnemonic: &str, accounts: u32) -> anyhow::Result<Vec<PrivateKeySigner>> {
     anyhow::ensure!(
         accounts <= MAX_DEVELOPMENT_ACCOUNTS,
@@ -140,5 +147,28 @@ impl Genesis {
             cached_values,
             tree,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_keys_of_the_usual_mnemonic_are_public() -> anyhow::Result<()> {
+        let public = |development: bool, genesis: serde_json::Value| {
+            let chain = json!({
+                "chain_id": 1, "shards": 1, "genesis_time_ms": 0,
+                "development": development, "genesis": genesis,
+            });
+            anyhow::Ok(keys_are_public(&serde_json::from_value(chain)?))
+        };
+        assert!(public(true, json!({}))?);
+        assert!(public(true, json!({ "mnemonic": DEVELOPMENT_MNEMONIC }))?);
+        assert!(!public(true, json!({ "mnemonic": "words of my own" }))?);
+        assert!(!public(false, json!({}))?);
+        Ok(())
     }
 }

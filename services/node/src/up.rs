@@ -18,7 +18,7 @@ use crate::{
     cli::target::is_own_file,
     cluster::{Cluster, all_here},
     config::{Admin, Alloc, Beginning, Chain, Config},
-    genesis::{DEVELOPMENT_MNEMONIC, MAX_DEVELOPMENT_ACCOUNTS, keys_of_chain},
+    genesis::{DEVELOPMENT_MNEMONIC, MAX_DEVELOPMENT_ACCOUNTS, keys_are_public, keys_of_chain},
     place::now_ms,
 };
 
@@ -53,7 +53,9 @@ pub struct UpArgs {
     /// Number of development accounts [default: 10].
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_DEVELOPMENT_ACCOUNTS)))]
     pub accounts: Option<u32>,
-    /// Of the development accounts [default: the one that every tool has].
+    /// Of the development accounts [default: the one that every tool has]. With another one they are
+    /// funded, but their keys are not shown, JSON-RPC does not sign for them, and pages in a browser
+    /// may not call it.
     #[arg(long)]
     pub mnemonic: Option<String>,
     /// Begin with the accounts of a file in geth's `genesis.json` format, besides the development ones.
@@ -278,16 +280,23 @@ pub fn banner(cluster: &Cluster, config: &Config) -> anyhow::Result<String> {
         format!("  chain id  {}", config.chain.chain_id),
         format!("  data      {}", config.data.display()),
         String::new(),
-        "  Development accounts. Everybody has these keys: never send value to them.".to_owned(),
-        format!(
-            "  mnemonic  {}",
-            config.chain.genesis.mnemonic.as_deref().unwrap_or(DEVELOPMENT_MNEMONIC)
-        ),
     ];
+    let public = keys_are_public(&config.chain);
+    if public {
+        let warning = "Development accounts. Everybody has these keys: never send value to them.";
+        lines.push(format!("  {warning}"));
+        lines.push(format!("  mnemonic  {DEVELOPMENT_MNEMONIC}"));
+    } else {
+        lines.push("  Accounts of your mnemonic. JSON-RPC does not sign for them.".to_owned());
+    }
     for (index, key) in keys_of_chain(&config.chain)?.iter().enumerate() {
         let shard = cluster.placement.owner(&key.address());
-        let secret = alloy_primitives::hex::encode_prefixed(key.to_bytes());
-        lines.push(format!("  ({index}) {}  shard {shard}  {secret}", key.address()));
+        let mut line = format!("  ({index}) {}  shard {shard}", key.address());
+        if public {
+            let secret = alloy_primitives::hex::encode_prefixed(key.to_bytes());
+            line.push_str(&format!("  {secret}"));
+        }
+        lines.push(line);
     }
     lines.push(String::new());
     lines.push("  Ctrl-C stops it; started again, it goes on where it was.".to_owned());

@@ -33,6 +33,10 @@ async fn nonsense_is_refused_by_name_and_disturbs_nobody() -> anyhow::Result<()>
     let (_, body) = rpc.post(json!(vec![one; 1025]).to_string().as_bytes()).await?;
     assert_eq!(code(&body)?, -32010, "{body}");
 
+    let (zero, account) = (format!("{:#066x}", 0), format!("{:#042x}", 1));
+    let authorization = json!({
+        "chainId": "0x1", "address": account, "nonce": "0x0", "yParity": "0x0", "r": "0x1", "s": "0x1",
+    });
     for (method, params, says) in [
         ("eth_getBalance", json!([]), "missing value for required argument 0"),
         ("eth_getBalance", json!(["0x12"]), "invalid argument 0 (address)"),
@@ -41,6 +45,13 @@ async fn nonsense_is_refused_by_name_and_disturbs_nobody() -> anyhow::Result<()>
         ("eth_call", json!([{ "to": 5 }]), "invalid argument 0 (transaction)"),
         ("eth_sendRawTransaction", json!(["0xff"]), "neither a type nor the list"),
         ("eth_getLogs", json!([{ "fromBlock": "0x5", "toBlock": "0x1" }]), "invalid"),
+        ("eth_call", json!([{}, "latest", {}, { "blockHash": { "1": zero } }]), "blockHash"),
+        (
+            "eth_call",
+            json!([{}, "latest", { account.clone(): { "movePrecompileToAddress": account } }]),
+            "move",
+        ),
+        ("eth_estimateGas", json!([{ "authorizationList": [authorization] }]), "authorizationList"),
     ] {
         let (code, message) = rpc.fail(method, params.clone()).await?;
         assert_eq!(code, -32602, "{method} {params}: {message}");

@@ -131,7 +131,8 @@ impl Block {
             "cumulativeGasUsed": U64::from(*cumulative_gas),
             "gasUsed": U64::from(executed.gas_used),
             "effectiveGasPrice": U256::from(executed.effective_gas_price),
-            "contractAddress": executed.contract.filter(|_| executed.status),
+            // As geth has it: where a failed one would have been, too.
+            "contractAddress": receipt.to.is_none().then(|| receipt.sender.create(receipt.nonce)),
             "logs": logs.collect::<Vec<_>>(),
             "logsBloom": bloom,
             "type": U64::from(tx.envelope().tx_type() as u8),

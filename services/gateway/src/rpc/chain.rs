@@ -6,10 +6,10 @@
 //! any gateway gives the same answer whenever it is asked.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use alloy_primitives::{B256, map::HashMap};
+use alloy_primitives::B256;
 use atoll_api::beacon::Blocks;
 use atoll_api::mempool::Pending;
 use atoll_api::state::{Progress, Ran, RanTx, RoundsRun};
@@ -17,10 +17,11 @@ use atoll_api::{MempoolClient, StateClient};
 use atoll_fabric::{Context, Link};
 use atoll_types::{BeaconBlock, ReceiptKind, ShardId};
 use futures::future;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tonic::Status;
 
 use super::block::Block;
+use super::cache::Cache;
 use super::error::Failure;
 use crate::query::status_of;
 use crate::{BeaconLinks, Limits};
@@ -33,6 +34,8 @@ const PAYMENT_WAIT_MS: u64 = 25;
 const SLACK: Duration = Duration::from_secs(5);
 /// Pause after the chain could not be followed.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Times as many blocks that anchors are looked for in at the beginning.
+const LOOKS_BACK: usize = 8;
 /// Blocks of the beacon taken at a time.
 const BLOCKS_AT_ONCE: u32 = 64;
 
@@ -77,7 +80,9 @@ pub(crate) struct Chain {
     pub genesis: Arc<BeaconBlock>,
     pub limits: Limits,
     pub head: watch::Sender<Option<Arc<Head>>>,
-    pub cache: Cache,
+    pub cache: Arc<Cache>,
+    /// Places for blocks that are being put together.
+    pub assembling: Semaphore,
     /// The newest blocks can be found by their hashes.
     pub named: OnceCell<()>,
 }
@@ -91,6 +96,24 @@ struct Following {
     /// Blocks that are closed once a cut is settled: the cut, and the newest of them.
     closing: VecDeque<(u64, u64)>,
     latest: Option<u64>,
+    /// The newest cut of each shard that the beacon has anchored: a block holds those of few shards.
+    anchored: BTreeMap<ShardId, u64>,
+}
+
+impl Following {
+    fn learn(&mut self, blocks: &[Arc<BeaconBlock>]) {
+        for anchor in blocks.iter().flat_map(|block| &block.anchors) {
+            let cut = self.anchored.entry(anchor.shard).or_default();
+            *cut = anchor.cut.max(*cut);
+        }
+    }
+
+    /// The newest block that all shards have anchored: who has passed cut n + 1 has run round n.
+    fn finalized(&self, shards: usize) -> u64 {
+        let all = self.anchored.len() == shards;
+        let cut = self.anchored.values().min().filter(|_| all);
+        cut.map_or(0, |cut| cut.saturating_sub(1))
+    }
 }
 
 impl Chain {
@@ -131,15 +154,37 @@ impl Chain {
             following.latest = following.latest.max(Some(closed));
         }
         if let Some(latest) = following.latest {
-            self.publish(latest, block);
+            self.publish(latest, following.finalized(self.links.len()), block);
         }
         Ok(())
     }
 
-    async fn next_beacon_block(&self, following: &Following) -> Result<Arc<BeaconBlock>, Status> {
-        let Some(newest) = &following.newest else {
-            let context = Context::none().with_timeout(SLACK);
-            return Ok(self.beacon.newest(&context).await?.block);
+    async fn first_beacon_block(
+        &self,
+        following: &mut Following,
+    ) -> Result<Arc<BeaconBlock>, Status> {
+        let context = Context::none().with_timeout(SLACK);
+        let newest = self.beacon.newest(&context).await?.block;
+        following.learn(std::slice::from_ref(&newest));
+        let mut after = newest.number();
+        for _ in 0..LOOKS_BACK {
+            if following.anchored.len() >= self.links.len() || after == 0 {
+                break;
+            }
+            after = after.saturating_sub(u64::from(BLOCKS_AT_ONCE));
+            let request = Blocks { after, max: BLOCKS_AT_ONCE, wait_ms: 0 };
+            let reply = self.beacon.blocks.call(context.clone(), request).await;
+            following.learn(&reply.map_err(|error| status_of(&error, &context))?.blocks);
+        }
+        Ok(newest)
+    }
+
+    async fn next_beacon_block(
+        &self,
+        following: &mut Following,
+    ) -> Result<Arc<BeaconBlock>, Status> {
+        let Some(newest) = following.newest.clone() else {
+            return self.first_beacon_block(following).await;
         };
         let wait_ms = if following.paying { PAYMENT_WAIT_MS } else { BLOCK_WAIT_MS };
         let context = Context::none().with_timeout(Duration::from_millis(wait_ms) + SLACK);
@@ -147,14 +192,13 @@ impl Chain {
         let reply = self.beacon.blocks.call(context.clone(), request).await;
         let blocks = reply.map_err(|error| status_of(&error, &context))?.blocks;
         self.cache.name(&blocks);
-        Ok(blocks.into_iter().last().unwrap_or_else(|| newest.clone()))
+        following.learn(&blocks);
+        Ok(blocks.into_iter().last().unwrap_or(newest))
     }
 
-    fn publish(&self, latest: u64, beacon: Arc<BeaconBlock>) {
-        let anchored = beacon.anchors.iter().map(|anchor| anchor.cut).min().unwrap_or(0);
-        let all = beacon.anchors.len() == self.links.len();
+    fn publish(&self, latest: u64, anchored: u64, beacon: Arc<BeaconBlock>) {
         let before = self.head.borrow().clone();
-        let finalized = if all { anchored.saturating_sub(1).min(latest) } else { 0 };
+        let finalized = anchored.min(latest);
         let finalized = before.as_ref().map_or(finalized, |head| head.finalized.max(finalized));
         let cut = beacon.settled;
         let same = |head: &Arc<Head>| {
@@ -177,13 +221,25 @@ impl Chain {
     }
 
     /// A closed block; `None` if there is none of that number.
-    pub async fn block(&self, number: u64) -> Result<Option<Arc<Block>>, Failure> {
+    pub async fn block(self: &Arc<Self>, number: u64) -> Result<Option<Arc<Block>>, Failure> {
         if number > self.head().await?.latest {
             return Ok(None);
         }
-        if let Some(block) = self.cache.get(number) {
-            return Ok(Some(block));
-        }
+        let chain = self.clone();
+        self.cache.get_or(number, move || chain.assembled(number)).await
+    }
+
+    /// A closed block, put together anew: one of few at a time.
+    async fn assembled(self: Arc<Self>, number: u64) -> Result<Option<Arc<Block>>, Failure> {
+        let assemble = async {
+            let _place = self.assembling.acquire().await;
+            self.assemble(number).await
+        };
+        let block = tokio::time::timeout(self.limits.patience(), assemble).await;
+        block.unwrap_or_else(|_| Err(Failure::server(format!("block {number} takes too long"))))
+    }
+
+    async fn assemble(&self, number: u64) -> Result<Option<Arc<Block>>, Failure> {
         let context = Context::none().with_timeout(self.limits.patience());
         let Some(beacon) = self.beacon_block(number, &context).await? else {
             return Ok(None);
@@ -206,9 +262,7 @@ impl Chain {
         let groups = groups.into_iter().map(|(_, ran)| ran);
         // Shard by shard, each in its own order.
         let txs: Vec<RanTx> = groups.chain(local.into_iter().map(|(_, ran)| ran)).collect();
-        let block = Arc::new(Block::new(&beacon, txs));
-        self.cache.put(block.clone());
-        Ok(Some(block))
+        Ok(Some(Arc::new(Block::new(&beacon, txs))))
     }
 
     /// All that a shard's senders ran in a round.
@@ -293,71 +347,5 @@ impl Chain {
         });
         named.await?;
         Ok(head)
-    }
-}
-
-/// Closed blocks that were asked for of late. What came first goes first.
-pub(crate) struct Cache {
-    max_bytes: usize,
-    max_names: usize,
-    inner: Mutex<Cached>,
-}
-
-#[derive(Default)]
-struct Cached {
-    blocks: VecDeque<Arc<Block>>,
-    bytes: usize,
-    names: HashMap<B256, u64>,
-    named: BTreeMap<u64, B256>,
-}
-
-impl Cache {
-    pub fn new(limits: &Limits) -> Self {
-        let rpc = &limits.rpc;
-        let max_names = usize::try_from(rpc.hash_search_blocks).unwrap_or(usize::MAX);
-        Self { max_bytes: rpc.block_cache_bytes, max_names, inner: Mutex::default() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Cached> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, number: u64) -> Option<Arc<Block>> {
-        self.lock().blocks.iter().find(|block| block.number() == number).cloned()
-    }
-
-    fn put(&self, block: Arc<Block>) {
-        let mut inner = self.lock();
-        if inner.blocks.iter().any(|held| held.number() == block.number()) {
-            return;
-        }
-        inner.bytes += block.weight();
-        inner.blocks.push_back(block);
-        while inner.bytes > self.max_bytes && inner.blocks.len() > 1 {
-            if let Some(oldest) = inner.blocks.pop_front() {
-                inner.bytes -= oldest.weight();
-            }
-        }
-    }
-
-    fn number_of(&self, hash: &B256) -> Option<u64> {
-        let inner = self.lock();
-        let block = inner.blocks.iter().find(|block| block.hash == *hash);
-        block.map(|block| block.number()).or_else(|| inner.names.get(hash).copied())
-    }
-
-    /// Learns the hashes of blocks from those that follow them.
-    fn name(&self, blocks: &[Arc<BeaconBlock>]) {
-        let mut inner = self.lock();
-        for block in blocks {
-            let Some(number) = block.number().checked_sub(1) else { continue };
-            inner.names.insert(block.parent, number);
-            inner.named.insert(number, block.parent);
-            if inner.named.len() > self.max_names
-                && let Some((_, oldest)) = inner.named.pop_first()
-            {
-                inner.names.remove(&oldest);
-            }
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! Lets pages of any origin call a development node: browsers ask first.
+//! Lets pages of any origin call a development node: browsers ask first. Elsewhere pages are refused:
+//! browsers would let any page open a WebSocket to a port of its reader's own machine.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -41,6 +42,9 @@ where
     }
 
     fn call(&mut self, request: HttpRequest<B>) -> Self::Future {
+        if !self.any_origin && request.headers().contains_key("origin") {
+            return Box::pin(async { Ok(refused()) });
+        }
         if !self.any_origin {
             return Box::pin(self.inner.call(request));
         }
@@ -50,6 +54,15 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move { Ok(mark(answer.await?)) })
     }
+}
+
+fn refused() -> HttpResponse {
+    let text = "only on a development chain may pages in a browser call this port\n";
+    let mut response = HttpResponse::new(HttpBody::from(text));
+    if let Ok(status) = 403.try_into() {
+        *response.status_mut() = status;
+    }
+    response
 }
 
 fn mark(mut response: HttpResponse) -> HttpResponse {
@@ -64,4 +77,30 @@ fn mark(mut response: HttpResponse) -> HttpResponse {
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn status(any_origin: bool, origin: Option<&str>) -> u16 {
+        let inner = tower::service_fn(async |_: HttpRequest<HttpBody>| {
+            Ok::<_, std::convert::Infallible>(HttpResponse::new(HttpBody::empty()))
+        });
+        let mut request = HttpRequest::new(HttpBody::empty());
+        if let Some(origin) = origin.and_then(|origin| origin.parse().ok()) {
+            request.headers_mut().insert("origin", origin);
+        }
+        let service = Cors { any_origin }.layer(inner);
+        service.oneshot(request).await.expect("it cannot fail").status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn pages_reach_a_development_chain_only() {
+        assert_eq!(status(false, None).await, 200);
+        assert_eq!(status(false, Some("http://page.example")).await, 403);
+        assert_eq!(status(true, Some("http://page.example")).await, 200);
+    }
 }

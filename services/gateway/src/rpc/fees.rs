@@ -36,7 +36,6 @@ impl Shared {
         let oldest = (newest + 1).saturating_sub(count);
         let filled = if count == 0 { vec![] } else { self.chain.filled(oldest, newest).await? };
         let (mut base_fees, mut ratios, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
-        let mut env = None;
         for number in oldest..=newest {
             if count == 0 {
                 break;
@@ -53,10 +52,12 @@ impl Shared {
             if let Some(percentiles) = &percentiles {
                 rewards.push(tips(block.as_deref(), percentiles));
             }
-            env = Some(beacon.env);
         }
-        if env.is_some() {
-            base_fees.push(quantity(head.beacon.env.base_fee));
+        if count > 0 {
+            // The next one's, or about that while there is none.
+            let next = self.chain.beacon_block(newest + 1, &self.context()).await?;
+            let next = next.as_ref().unwrap_or(&head.beacon);
+            base_fees.push(quantity(next.env.base_fee));
         }
         let mut answer = json!({
             "oldestBlock": quantity(oldest), "baseFeePerGas": base_fees, "gasUsedRatio": ratios,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use alloy_eips::BlockNumberOrTag;
 use alloy_primitives::U64;
-use alloy_rpc_types_eth::Filter;
+use alloy_rpc_types_eth::{Filter, FilterBlockOption};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -75,6 +76,20 @@ impl Filters {
     }
 }
 
+/// The blocks that a filter's own range leaves to what is new.
+fn bounds(filter: &Filter) -> (u64, u64) {
+    let FilterBlockOption::Range { from_block, to_block } = filter.block_option else {
+        // One block by its hash: it was there before the filter.
+        return (u64::MAX, 0);
+    };
+    let number = |block: Option<BlockNumberOrTag>| match block? {
+        BlockNumberOrTag::Number(number) => Some(number),
+        BlockNumberOrTag::Earliest => Some(0),
+        _ => None,
+    };
+    (number(from_block).unwrap_or(0), number(to_block).unwrap_or(u64::MAX))
+}
+
 impl Shared {
     pub async fn new_filter(&self, params: &Params) -> Result<Value, Failure> {
         let filter = self.read_filter(params, 0)?;
@@ -111,7 +126,20 @@ impl Shared {
                 }
                 (json!(hashes), last + 1)
             }
-            Kind::Logs(filter) => (json!(self.logs_between(&filter, next, last).await?), last + 1),
+            Kind::Logs(filter) => {
+                let (from, to) = bounds(&filter);
+                let (first, end) = (next.max(from), last.min(to));
+                let (logs, too_much) = match first <= end {
+                    true => self.logs_between(&filter, first, end).await?,
+                    false => (Vec::new(), None),
+                };
+                if let Some(block) = too_much.filter(|_| logs.is_empty()) {
+                    // Told once, or nothing after it would ever be told.
+                    self.filters.told(id, block + 1);
+                    return Err(self.too_many_logs(block, block));
+                }
+                (json!(logs), too_much.unwrap_or(last + 1))
+            }
         };
         self.filters.told(id, next);
         Ok(told)
@@ -122,5 +150,20 @@ impl Shared {
             Kind::Logs(filter) => self.logs_of(&filter).await,
             _ => Err(Failure::server("filter not found")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filters_own_range_bounds_what_is_new() {
+        assert_eq!(bounds(&Filter::new()), (0, u64::MAX));
+        assert_eq!(bounds(&Filter::new().from_block(5).to_block(9)), (5, 9));
+        let latest = Filter::new().from_block(BlockNumberOrTag::Latest);
+        assert_eq!(bounds(&latest), (0, u64::MAX));
+        let (from, to) = bounds(&Filter::new().at_block_hash(alloy_primitives::B256::ZERO));
+        assert!(from > to);
     }
 }

@@ -1,6 +1,7 @@
 //! Logs of ranges of blocks.
 
 use alloy_eips::BlockNumberOrTag;
+use alloy_primitives::Log;
 use alloy_rpc_types_eth::{Filter, FilterBlockOption};
 use serde_json::{Value, json};
 
@@ -62,18 +63,49 @@ impl Shared {
     }
 
     pub async fn logs_of(&self, filter: &Filter) -> Result<Value, Failure> {
-        match self.range(filter).await? {
-            Some((first, last)) => Ok(json!(self.logs_between(filter, first, last).await?)),
-            None => Ok(json!([])),
+        let Some((first, last)) = self.range(filter).await? else {
+            return Ok(json!([]));
+        };
+        let (logs, too_much) = self.logs_between(filter, first, last).await?;
+        match too_much {
+            None => Ok(json!(logs)),
+            Some(block) => Err(self.too_many_logs(first, block)),
         }
     }
 
+    /// What to do about `block`, whose logs do not fit in an answer that begins at `first`.
+    pub fn too_many_logs(&self, first: u64, block: u64) -> Failure {
+        let limits = &self.ledger.limits.rpc;
+        let advice = match block.checked_sub(1).filter(|before| *before >= first) {
+            Some(before) => format!("ask for blocks {first} to {before} first"),
+            None => format!("block {block} alone has more, name addresses or topics"),
+        };
+        Failure::limit(format!(
+            "query returns more than {} logs or {} bytes, the limit: {advice}",
+            limits.logs, limits.response_bytes,
+        ))
+    }
+
+    /// The logs of the blocks that fit in one answer, and the first block that does not.
     pub async fn logs_between(
         &self,
         filter: &Filter,
         first: u64,
         last: u64,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<(Vec<Value>, Option<u64>), Failure> {
+        let found = self.gather(filter, first, last);
+        let found = tokio::time::timeout(self.ledger.limits.patience(), found).await;
+        found.unwrap_or_else(|_| {
+            Err(Failure::limit("query takes too long: ask for fewer blocks at a time"))
+        })
+    }
+
+    async fn gather(
+        &self,
+        filter: &Filter,
+        first: u64,
+        last: u64,
+    ) -> Result<(Vec<Value>, Option<u64>), Failure> {
         let limits = &self.ledger.limits.rpc;
         let (blocks, limit) = (last.saturating_sub(first) + 1, limits.log_blocks);
         if blocks > limit {
@@ -81,36 +113,39 @@ impl Shared {
                 "query spans {blocks} blocks, the limit is {limit}: ask for fewer at a time"
             )));
         }
-        let mut logs = Vec::new();
+        let most = usize::try_from(limits.response_bytes).unwrap_or(usize::MAX);
+        let (mut logs, mut bytes) = (Vec::new(), 0usize);
         for number in self.chain.filled(first, last).await? {
-            let Some(block) = self.chain.block(number).await? else {
-                break;
-            };
-            logs.extend(logs_in(&block, filter));
-            if logs.len() > limits.logs {
-                return Err(Failure::limit(format!(
-                    "query returns more than {} logs, the limit: ask for blocks {first} to {} first",
-                    limits.logs,
-                    number.saturating_sub(1).max(first),
-                )));
+            let block = self.chain.block(number).await?.ok_or_else(Failure::no_block)?;
+            let mut count = logs.len();
+            for (log, ..) in wanted(&block, filter) {
+                (count, bytes) = (count + 1, bytes.saturating_add(weight(log)));
+                if count > limits.logs || bytes > most {
+                    return Ok((logs, Some(number)));
+                }
             }
+            logs.extend(logs_in(&block, filter));
         }
-        Ok(logs)
+        Ok((logs, None))
     }
 }
 
 /// Logs of a block that a filter wants.
 pub(crate) fn logs_in(block: &Block, filter: &Filter) -> Vec<Value> {
-    if !filter.matches_bloom(block.bloom) {
-        return Vec::new();
-    }
-    let mut logs = Vec::new();
-    for index in 0..block.entries.len() {
-        for (log, place) in block.logs_of(index) {
-            if filter.matches_address(log.address) && filter.matches_topics(log.topics()) {
-                logs.push(block.log(log, index, place));
-            }
-        }
-    }
-    logs
+    wanted(block, filter).map(|(log, index, place)| block.log(log, index, place)).collect()
+}
+
+/// The same with the indices of their transactions and their own, without what JSON takes.
+fn wanted<'a>(block: &'a Block, filter: &'a Filter) -> impl Iterator<Item = (&'a Log, usize, u64)> {
+    let entries = if filter.matches_bloom(block.bloom) { block.entries.len() } else { 0 };
+    let all = (0..entries)
+        .flat_map(|index| block.logs_of(index).map(move |(log, place)| (log, index, place)));
+    all.filter(|(log, ..)| {
+        filter.matches_address(log.address) && filter.matches_topics(log.topics())
+    })
+}
+
+/// About the length of a log's JSON.
+fn weight(log: &Log) -> usize {
+    768 + 2 * log.data.data.len()
 }

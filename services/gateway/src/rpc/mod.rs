@@ -4,6 +4,7 @@
 mod account;
 mod block;
 mod blocks;
+mod cache;
 mod chain;
 mod cors;
 mod error;
@@ -30,7 +31,8 @@ use tokio::task::JoinSet;
 pub use self::chain::RpcLinks;
 pub use self::server::Rpc;
 
-use self::chain::{Cache, Chain};
+use self::cache::Cache;
+use self::chain::Chain;
 use self::error::Failure;
 use self::filters::Filters;
 use self::params::Params;
@@ -132,7 +134,8 @@ impl Shared {
             beacon: ledger.calls.beacon.clone(),
             genesis: config.genesis,
             head: tokio::sync::watch::Sender::new(None),
-            cache: Cache::new(&limits),
+            cache: Arc::new(Cache::new(&limits.rpc)),
+            assembling: Semaphore::new(limits.rpc.assembling),
             named: tokio::sync::OnceCell::new(),
             limits: limits.clone(),
         });

@@ -110,14 +110,29 @@ impl Shared {
         params: &Params,
     ) -> Result<(TransactionRequest, Asked, Patch), Failure> {
         let request: TransactionRequest = params.at(0, "transaction")?;
+        check_carried(&request)?;
         let mut asked = self.asked(params.maybe(1, "block")?).await?;
         let state: Option<StateOverride> = params.maybe(2, "state overrides")?;
         let block: Option<BlockOverrides> = params.maybe(3, "block overrides")?;
         if let Some(block) = block {
+            if block.block_hash.as_ref().is_some_and(|hashes| !hashes.is_empty()) {
+                return Err(Failure::params("block override `blockHash` is not supported"));
+            }
             override_block(&mut asked.point.env, &block);
         }
-        Ok((request, asked, patch(state.unwrap_or_default())))
+        Ok((request, asked, patch(state.unwrap_or_default())?))
     }
+}
+
+/// Calls and estimates would be wrong without what they cannot be given.
+pub(crate) fn check_carried(request: &TransactionRequest) -> Result<(), Failure> {
+    if request.authorization_list.as_ref().is_some_and(|list| !list.is_empty()) {
+        return Err(Failure::params(
+            "`authorizationList` is not supported in calls and estimates; a transaction with one \
+             needs its `gas` given (25000 for each authorization besides)",
+        ));
+    }
+    Ok(())
 }
 
 /// What the EVM is told of a request.
@@ -143,9 +158,14 @@ fn override_block(env: &mut BlockEnv, with: &BlockOverrides) {
     env.base_fee = with.base_fee.map_or(env.base_fee, small);
 }
 
-fn patch(overrides: StateOverride) -> Patch {
+fn patch(overrides: StateOverride) -> Result<Patch, Failure> {
     let mut patch = Patch::default();
     for (address, account) in overrides {
+        if account.move_precompile_to.is_some() {
+            return Err(Failure::params(
+                "state override `movePrecompileToAddress` is not supported",
+            ));
+        }
         let code = account.code.map(|code| {
             let code = bytecode(code);
             let hash = code.hash_slow();
@@ -159,7 +179,7 @@ fn patch(overrides: StateOverride) -> Patch {
         let (balance, nonce) = (account.balance, account.nonce);
         patch.accounts.insert(address, AccountPatch { balance, nonce, code, whole, slots });
     }
-    patch
+    Ok(patch)
 }
 
 /// Balance, nonce and code of an account.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::error::Failure;
 use super::fees::PRIORITY_FEE;
-use super::params::Params;
+use super::params::{Params, check_carried};
 use crate::call::Patch;
 
 impl Shared {
@@ -69,6 +69,7 @@ impl Shared {
             request.max_fee_per_gas.get_or_insert(base_fee.saturating_mul(2).saturating_add(tip));
         }
         if request.gas.is_none() {
+            check_carried(&request)?;
             let asked = self.asked(None).await?;
             request.gas = Some(self.estimate(&request, &asked, Patch::default()).await?);
         }

@@ -2,6 +2,7 @@
 //! nobody else, and takes no memory for what was not sent yet.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_rpc_types_eth::Filter;
 use jsonrpsee::core::server::{PendingSubscriptionSink, SubscriptionMessage, SubscriptionSink};
@@ -12,6 +13,9 @@ use super::block::transaction;
 use super::error::Failure;
 use super::logs::logs_in;
 use super::params::Params;
+
+/// Pause before a block is asked for again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 enum Kind {
     Heads,
@@ -68,10 +72,19 @@ async fn blocks(
     mut told: u64,
 ) -> Result<(), Failure> {
     let mut head = shared.chain.head.subscribe();
-    loop {
+    'heads: loop {
         let latest = head.borrow_and_update().as_ref().map_or(0, |head| head.latest);
         for number in told + 1..=latest {
-            let Some(block) = shared.chain.block(number).await? else { break };
+            let block = match shared.chain.block(number).await {
+                Ok(Some(block)) => block,
+                Ok(None) => break,
+                // A shard starts anew, or is asked too much: the subscriber misses nothing by it.
+                Err(failure) => {
+                    tracing::debug!(number, reason = failure.message, "a subscription waits");
+                    tokio::time::sleep(PAUSE).await;
+                    continue 'heads;
+                }
+            };
             match kind {
                 Kind::Logs(filter) => {
                     for log in logs_in(&block, filter) {

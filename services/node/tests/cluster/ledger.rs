@@ -230,16 +230,18 @@ async fn incomplete(
     cluster: &Processes,
     receipts: &[TransactionReceipt],
 ) -> anyhow::Result<Option<String>> {
-    let mut told: BTreeMap<Address, BTreeSet<u64>> = BTreeMap::new();
-    for account in cluster.genesis()?.accounts.iter() {
-        told.insert(account.address, BTreeSet::new());
-    }
+    let genesis = cluster.genesis()?;
+    let begins: BTreeMap<Address, u64> =
+        genesis.accounts.iter().map(|account| (account.address, account.nonce)).collect();
+    let mut told: BTreeMap<Address, BTreeSet<u64>> =
+        begins.keys().map(|address| (*address, BTreeSet::new())).collect();
     for receipt in receipts {
         told.entry(Address::try_from(&receipt.sender[..])?).or_default().insert(receipt.nonce);
     }
     for (sender, told) in told {
         let nonce = cluster.api.account(sender, 0).await?.nonce;
-        if !told.iter().copied().eq(0..nonce) {
+        let first = begins.get(&sender).copied().unwrap_or_default();
+        if !told.iter().copied().eq(first..nonce) {
             return Ok(Some(format!("{sender} has nonce {nonce} and receipts of {told:?}")));
         }
     }

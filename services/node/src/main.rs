@@ -15,6 +15,10 @@ use atoll::{
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+/// What one thread takes another gives back here, all the time: docs/decisions/0032.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A cluster that runs Ethereum contracts on many shards and behaves as one chain.
 #[derive(Parser)]
 #[command(name = "atoll", version, about, arg_required_else_help = true)]

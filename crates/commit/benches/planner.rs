@@ -36,7 +36,7 @@ fn intent(number: u64, round: u64) -> Intent {
     ];
     keys.sort_unstable_by_key(|keys| keys.shard);
     let mut hash = [0; 32];
-    hash[..8].copy_from_slice(&word(0).to_le_bytes());
+    hash[24..].copy_from_slice(&word(0).to_le_bytes());
     Intent {
         tx: TxRef { hash: B256::new(hash), attempt: 1 },
         origin: ShardId(home),

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::map::{Entry, HashMap};
+use alloy_primitives::map::{HashMap, HashSet};
 use atoll_types::{
     Address, Anchor, Anchored, B256, BeaconBlock, BlockEnv, CreditsDue, GroupId, Intent,
     PlannedGroup, ShardId, TxRef, digest,
@@ -105,13 +105,15 @@ struct Open {
     since: u64,
 }
 
-/// Where an intent is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Known {
-    /// Its shard. It waits, or a block made here has planned it.
-    Announced,
-    /// A block that was made elsewhere, or before a restart.
-    Planned,
+/// What the planner remembers of a transaction and its attempt: there are hundreds of thousands of them, and they
+/// are looked up in no order, so each byte counts. Two that have the name in common by chance, or because somebody
+/// has found such a pair with 2^32 hashes, are taken for one until the first is forgotten: the other waits, and
+/// its next attempt has another name.
+fn name_of(tx: &TxRef) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = tx.hash.0;
+    // Odd, so that attempts of one transaction never share a name.
+    let attempt = u64::from(tx.attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ attempt
 }
 
 /// A block to be made, and what it is made from.
@@ -129,10 +131,10 @@ pub struct Planner {
     block: Arc<BeaconBlock>,
     hash: B256,
     waiting: VecDeque<Intent>,
-    /// What waits and what was planned, until its last valid round: never planned again.
-    known: HashMap<TxRef, Known>,
+    /// What waits and what was planned, by [`name_of`], until its last valid round: never planned again.
+    known: HashSet<u64>,
     /// What was planned, by its last valid round.
-    planned_until: BTreeMap<u64, Vec<TxRef>>,
+    planned_until: BTreeMap<u64, Vec<u64>>,
     open: BTreeMap<GroupId, Open>,
     /// Open groups that are behind an open group.
     followers: HashMap<GroupId, Vec<GroupId>>,
@@ -162,7 +164,7 @@ impl Planner {
             hash: block.hash(),
             block: Arc::new(block),
             waiting: VecDeque::new(),
-            known: HashMap::default(),
+            known: HashSet::default(),
             planned_until: BTreeMap::new(),
             open: BTreeMap::new(),
             followers: HashMap::default(),
@@ -220,14 +222,11 @@ impl Planner {
         if intent.last_valid_round <= self.block.number() {
             return false;
         }
-        match self.known.entry(intent.tx) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(new) => {
-                new.insert(Known::Announced);
-                self.waiting.push_back(intent);
-                true
-            }
+        let is_new = self.known.insert(name_of(&intent.tx));
+        if is_new {
+            self.waiting.push_back(intent);
         }
+        is_new
     }
 
     /// Takes a shard's anchor. One that is older than the newest is ignored: shards' messages may
@@ -291,14 +290,12 @@ impl Planner {
 
     /// Brings the state to after a block.
     pub fn apply(&mut self, record: &BeaconRecord) {
-        for intent in &record.intents {
-            self.known.insert(intent.tx, Known::Planned);
-        }
+        let planned: HashSet<TxRef> = record.intents.iter().map(|intent| intent.tx).collect();
+        let number = record.block.number();
+        self.known.extend(planned.iter().map(name_of));
+        self.waiting
+            .retain(|intent| intent.last_valid_round >= number && !planned.contains(&intent.tx));
         self.advance(record);
-        if !(record.intents.is_empty() && record.block.dropped.is_empty()) {
-            let known = &self.known;
-            self.waiting.retain(|intent| known.get(&intent.tx) == Some(&Known::Announced));
-        }
     }
 
     fn next(&self, now_ms: u64, randomness: B256) -> Next {
@@ -375,16 +372,16 @@ impl Planner {
         }
         for planned in record.intents.chunk_by(|a, b| a.last_valid_round == b.last_valid_round) {
             let until = self.planned_until.entry(planned[0].last_valid_round).or_default();
-            until.extend(planned.iter().map(|intent| intent.tx));
+            until.extend(planned.iter().map(|intent| name_of(&intent.tx)));
         }
         for tx in &block.dropped {
-            self.known.remove(tx);
+            self.known.remove(&name_of(tx));
         }
         while let Some(until) = self.planned_until.first_entry()
             && *until.key() < block.number()
         {
-            for tx in until.remove() {
-                self.known.remove(&tx);
+            for name in until.remove() {
+                self.known.remove(&name);
             }
         }
         if block.env.timestamp > self.block.env.timestamp {
@@ -518,4 +515,17 @@ fn progress(anchor: &Anchor) -> (u64, u64, u64, u64) {
 fn anchored(anchor: &Anchor) -> Anchored {
     let Anchor { shard, head, cut, digest, root, .. } = *anchor;
     Anchored { shard, head, cut, digest, root }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_attempt_of_each_transaction_has_a_name_of_its_own() {
+        let txs = (0..64u64).map(|tx| digest("test", &tx));
+        let attempts = txs.flat_map(|hash| (0..64).map(move |attempt| TxRef { hash, attempt }));
+        let names: HashSet<u64> = attempts.map(|tx| name_of(&tx)).collect();
+        assert_eq!(names.len(), 64 * 64);
+    }
 }

@@ -25,7 +25,7 @@ use crate::genesis::development_keys;
 /// Most transactions signed ahead, about 0.5 kB each.
 const MOST_SIGNED: f64 = 1_000_000.0;
 /// A rate that no load at full pace reaches: as many are signed ahead.
-const FULL_RATE: f64 = 25_000.0;
+const FULL_RATE: f64 = 40_000.0;
 /// Signatures recovered at a time, and how often: the median counts.
 const RECOVERIES: u32 = 32;
 const RECOVERY_ROUNDS: usize = 25;

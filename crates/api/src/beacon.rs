@@ -95,6 +95,11 @@ pub enum BeaconError {
     TooManyIntents { limit: u64 },
     #[error("intent is malformed: {what}")]
     BadIntent { what: String },
+    #[error(
+        "pruned history unavailable: beacon block {asked} is not kept any more, the oldest one that is \
+         kept is {oldest}; a shard that needs an older one has to be restored from a backup"
+    )]
+    Pruned { asked: u64, oldest: u64 },
     #[error("storage: {reason}")]
     Storage { reason: String },
     #[error("no snapshot at block {block}: {reason}; ask for a later one")]
@@ -114,6 +119,7 @@ impl BeaconError {
             Self::NoSuchShard { .. } => "no_such_shard",
             Self::TooManyIntents { .. } => "too_many_intents",
             Self::BadIntent { .. } => "bad_intent",
+            Self::Pruned { .. } => "pruned",
             Self::Storage { .. } => "storage",
             Self::NoSnapshot { .. } => "no_snapshot",
             Self::SnapshotBusy { .. } => "snapshot_busy",

@@ -43,6 +43,7 @@ impl RpcError for StateError {
             | Self::OtherBeaconChain { .. }
             | Self::NotHeld { .. } => Code::FailedPrecondition,
             Self::CutTooOld { .. } | Self::CutAhead { .. } => Code::OutOfRange,
+            Self::Pruned { .. } => Code::NotFound,
             Self::Refused(refusal) => refusal_code(refusal),
             Self::NoRoot { .. } => Code::Unavailable,
             Self::Storage { .. } => Code::Internal,
@@ -68,6 +69,7 @@ impl RpcError for BeaconError {
         match self {
             Self::NoSuchShard { .. } | Self::BadIntent { .. } => Code::InvalidArgument,
             Self::TooManyIntents { .. } => Code::ResourceExhausted,
+            Self::Pruned { .. } => Code::NotFound,
             Self::Storage { .. } => Code::Internal,
             Self::NoSnapshot { .. } | Self::SnapshotBusy { .. } => Code::FailedPrecondition,
             Self::Fault(fault) => fault.code(),

@@ -474,6 +474,11 @@ pub enum StateError {
     NotHeld { number: u64, what: String },
     #[error("cut {asked} is older than {oldest}, the oldest one kept")]
     CutTooOld { asked: u64, oldest: u64 },
+    #[error(
+        "pruned history unavailable: what ran in round {asked} is not kept any more, the oldest round \
+         that is kept is {oldest}"
+    )]
+    Pruned { asked: u64, oldest: u64 },
     #[error("no root of cut {asked} or a later one has been published in time; try again")]
     NoRoot { asked: u64 },
     #[error("cut {asked} has not been reached, the newest one is {newest}")]

@@ -201,6 +201,12 @@ impl Planner {
         &self.block
     }
 
+    /// The newest block that every shard has passed, as far as blocks have taken it in.
+    pub fn passed_by_all(&self) -> u64 {
+        let passed = |anchor: &Option<Arc<Anchor>>| anchor.as_ref().map_or(0, |anchor| anchor.cut);
+        self.anchors.iter().map(passed).min().unwrap_or(0)
+    }
+
     /// Intents that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

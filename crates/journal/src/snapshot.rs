@@ -30,11 +30,13 @@ pub struct SnapshotConfig {
     pub kept: usize,
     /// One is given up when the volume has no more room than this, in bytes: the log needs it more.
     pub min_free_bytes: u64,
+    /// Newest rounds whose blocks, transactions and receipts stay when one is taken. 0: all.
+    pub rounds: u64,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { log_bytes: 256 << 20, cuts: 0, kept: 2, min_free_bytes: 0 }
+        Self { log_bytes: 256 << 20, cuts: 0, kept: 2, min_free_bytes: 0, rounds: 0 }
     }
 }
 
@@ -93,6 +95,14 @@ impl Keeper {
 
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// The oldest round that stays in a snapshot at this cut.
+    pub fn keeps_from(&self, cut: u64) -> u64 {
+        match self.config.rounds {
+            0 => 0,
+            rounds => cut.saturating_sub(rounds),
+        }
     }
 
     /// The last one that was asked for, if it was at this cut.

@@ -13,7 +13,7 @@ use atoll_store::{Index, StoreError};
 use atoll_types::{B256, BeaconBlock, Intent, Verdict, decode, encode_behind};
 use serde::{Deserialize, Serialize};
 
-pub use self::open::{Rest, genesis_of};
+pub use self::open::{Rest, genesis_of, is_past};
 
 use crate::acks::Acks;
 
@@ -40,6 +40,8 @@ pub struct Core {
     counts: BeaconStatsReply,
     refused: Tally,
     acks: Acks,
+    /// The oldest block that is kept.
+    kept_from: u64,
     /// Of the chain's beginning.
     genesis: B256,
     /// Bytes of log since the last snapshot, when this was opened.
@@ -155,7 +157,11 @@ impl Core {
     pub(crate) fn blocks(&self, asked: &Blocks) -> Result<BlocksReply, BeaconError> {
         let newest = self.planner.head().number();
         let last = newest.min(asked.after.saturating_add(u64::from(asked.max.min(MAX_BLOCKS))));
-        let numbers = asked.after.saturating_add(1)..=last;
+        let first = asked.after.saturating_add(1);
+        if first < self.kept_from && first <= last {
+            return Err(BeaconError::Pruned { asked: first, oldest: self.kept_from });
+        }
+        let numbers = first..=last;
         let blocks = numbers.map(|number| self.block(number)).collect::<Result<_, _>>()?;
         Ok(BlocksReply { blocks })
     }
@@ -294,6 +300,50 @@ mod tests {
         assert!(matches!(open(&log, &index, other), Err(OpenError::OtherGenesis { .. })));
         core = open(&log, &index, config())?;
         assert_eq!(core.blocks(&all)?.blocks, blocks, "a start that was refused does no harm");
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_that_every_shard_has_passed_are_forgotten_at_a_snapshot()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let snapshots = atoll_store::Snapshots::open(dir.path())?;
+        let (mut log, index) = (MemoryLog::new(), MemoryIndex::new());
+        let mut core = open(&log, &index, config())?;
+        let of_shard = |shard: u16, cut| Announce {
+            from: ShardId(shard),
+            intents: Vec::new(),
+            anchor: Some(Anchor { shard: ShardId(shard), ..anchor(cut) }),
+            earlier_acks: 0,
+        };
+        let snapshot = |core: &mut Core, log: &mut MemoryLog, keep| {
+            let number = log.next();
+            let mut writer = snapshots.begin(number)?;
+            core.capture(number, keep).write(&mut writer, &|| Ok(()))?;
+            writer.finish()?;
+            writer.publish()
+        };
+        for cut in 0..8 {
+            core.announce(of_shard(0, cut))?;
+            // The other one follows slowly.
+            core.announce(of_shard(1, cut / 2))?;
+            make(&mut core, &mut log)?;
+        }
+        snapshot(&mut core, &mut log, 6)?;
+        let asked = |after| Blocks { after, max: 100, wait_ms: 0 };
+        let pruned = |core: &Core, after| {
+            matches!(core.blocks(&asked(after)), Err(BeaconError::Pruned { oldest: 3, .. }))
+        };
+        for clean in [false, true, false] {
+            assert!(pruned(&core, 0) && pruned(&core, 1));
+            assert_eq!(core.blocks(&asked(2))?.blocks.len(), 6);
+            assert!(core.blocks(&asked(9))?.blocks.is_empty());
+            if clean {
+                core.close(log.next(), 0)?;
+            }
+            let (own, index) = (&mut log.clone(), Arc::new(index.clone()));
+            core = Core::open(config(), own, index, Some(&snapshots))?;
+        }
         Ok(())
     }
 

@@ -8,4 +8,4 @@ mod pace;
 mod snapshot;
 
 pub use self::actor::{BeaconService, Cadence, Clock, Randomness};
-pub use self::core::{Core, Rest, genesis_of};
+pub use self::core::{Core, Rest, genesis_of, is_past};

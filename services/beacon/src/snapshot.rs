@@ -21,7 +21,8 @@ impl BeaconService {
         let due = keeper.is_due(block, bytes, low);
         let wanted = keeper.passed(block);
         if due {
-            let captured = self.core.capture(self.log_next);
+            let keep = keeper.keeps_from(block);
+            let captured = self.core.capture(self.log_next, keep);
             let write =
                 |writer: &mut SnapshotWriter, go_on: GoOn<'_>| captured.write(writer, go_on);
             snapshot(self, cx, (block, self.log_next, wanted), write);

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Variables that override a key of the file: `ATOLL__CHAIN__SHARDS=4` is `chain.shards = 4`.
 const ENVIRONMENT_PREFIX: &str = "ATOLL__";
+/// What is repeated is told from what is new by receipts for far fewer rounds than this.
+const LEAST_KEPT_ROUNDS: u64 = 4_096;
 
 /// What one process runs, and where it finds the rest of the cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -285,6 +287,8 @@ pub struct Storage {
     pub snapshot_cuts: u64,
     /// Snapshots kept, at least 2.
     pub snapshots_kept: usize,
+    /// Newest rounds whose blocks, transactions and receipts are kept, at least 4096; 0: all.
+    pub kept_rounds: u64,
     /// Length of a file of the log. Whole files are deleted behind snapshots.
     pub segment_bytes: u64,
     /// Bytes set aside on the volume of each log for what is under way when it fills up.
@@ -300,6 +304,7 @@ impl Default for Storage {
             snapshot_log_bytes: 256 << 20,
             snapshot_cuts: 0,
             snapshots_kept: 2,
+            kept_rounds: 0,
             segment_bytes: 64 << 20,
             reserve_bytes: 4 << 20,
             min_free_bytes: 256 << 20,
@@ -313,6 +318,7 @@ impl Storage {
             log_bytes: self.snapshot_log_bytes,
             cuts: self.snapshot_cuts,
             kept: self.snapshots_kept,
+            rounds: self.kept_rounds,
             // More than the log has when it takes nothing any more.
             min_free_bytes: self.min_free_bytes / 4 * 5,
         }
@@ -377,6 +383,10 @@ impl Config {
                 "there is no shard {id}: chain.shards is {shards}, so they are 0 to {}",
                 shards - 1
             );
+        }
+        if (1..LEAST_KEPT_ROUNDS).contains(&self.storage.kept_rounds) {
+            let kept = self.storage.kept_rounds;
+            bail!("storage.kept_rounds is {kept}; use 0 for all, or {LEAST_KEPT_ROUNDS} or more");
         }
         if self.storage.snapshots_kept < 2 {
             bail!("storage.snapshots_kept is {}; use 2 or more", self.storage.snapshots_kept);

@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let core = Core::open(&config, log.as_mut(), index, Some(&snapshots))?;
     println!("{count} accounts put into the index in {:.1?}", start.elapsed());
     let place = Place::new("state");
-    let never = SnapshotConfig { log_bytes: 0, cuts: 0, kept: 2, min_free_bytes: 0 };
+    let never = SnapshotConfig { log_bytes: 0, cuts: 0, kept: 2, min_free_bytes: 0, rounds: 0 };
     let (on, keeps) = (snapshots.clone(), never);
     let local =
         Local::start(&place, 64, move || StateService::new(core, log).with_snapshots(on, keeps));

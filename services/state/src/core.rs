@@ -100,6 +100,8 @@ pub struct Core {
     pub(crate) ended_at: u64,
     /// Settlements made after cuts that this shard has not passed. Not logged: they come again.
     early: BTreeMap<ShardId, Settlement>,
+    /// The oldest round of which what ran is kept.
+    pub(crate) kept_from: u64,
     /// Of the chain's beginning.
     genesis: B256,
     /// Bytes of log since the last snapshot, when this was opened.

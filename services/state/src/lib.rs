@@ -20,4 +20,5 @@ pub use atoll_journal::SnapshotConfig;
 
 pub use self::record::Record;
 pub use self::roots::{NewScratch, RootError, TreeConfig};
+pub use self::rounds::is_past;
 pub use self::values::entry_balance;

@@ -1,7 +1,7 @@
 //! What the shard's senders ran in each round, kept for whoever makes one chain of all shards.
 //!
-//! Of a local block its transactions are kept under its number, and the numbers of a round's blocks
-//! under the round; transactions of groups under their round; all in parts. Receipts are found by hash.
+//! Of a local block its transactions are kept under its round and number, and the numbers of a round's
+//! blocks under the round; transactions of groups under their round; all in parts. Receipts are found by hash.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,13 +10,14 @@ use atoll_api::state::{
 };
 use atoll_store::StoreError;
 use atoll_types::{
-    Address, B256, Bytes, LocalBlock, LocalTx, Receipt, ReceiptKind, SharedTx, Tx, encode,
+    Address, B256, Bytes, LocalBlock, LocalTx, Receipt, ReceiptKind, SharedTx, Tx, decode, encode,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     core::{Core, storage},
-    values::{Values, entry_key},
+    events::Kept,
+    values::{RECEIPT, Values, entry_key},
 };
 
 /// About how many bytes of transactions and receipts are answered at a time.
@@ -58,23 +59,41 @@ fn numbered(kind: u8, number: u64) -> Vec<u8> {
     entry_key(kind, &number.to_be_bytes())
 }
 
-/// The key of a part of what is kept under a number.
-fn part_key(kind: u8, number: u64, part: u32) -> Vec<u8> {
-    let mut key = numbered(kind, number);
+/// The key of a part of what is kept of a round; of local blocks also by their number.
+fn part_key(kind: u8, round: u64, block: Option<u64>, part: u32) -> Vec<u8> {
+    let mut key = numbered(kind, round);
+    key.extend(block.into_iter().flat_map(u64::to_be_bytes));
     key.extend_from_slice(&part.to_be_bytes());
     key
 }
 
 fn span_key(round: u64) -> Vec<u8> {
-    numbered(b'n', round)
+    numbered(SPAN, round)
 }
 
 fn mark_key(round: u64) -> Vec<u8> {
-    numbered(b'm', round / ROUNDS_MARKED)
+    numbered(MARK, round / ROUNDS_MARKED)
 }
 
 const BLOCK: u8 = b'l';
 const GROUPS: u8 = b'g';
+const MARK: u8 = b'm';
+const SPAN: u8 = b'n';
+
+/// Whether an entry of the index only tells what ran before a round, receipts included: nothing that is done
+/// later depends on it.
+pub fn is_past(kept_from: u64, key: &[u8], value: &[u8]) -> bool {
+    let Some((kind, name)) = key.split_first().filter(|_| kept_from > 0) else {
+        return false;
+    };
+    let number = || Some(u64::from_be_bytes(*name.first_chunk()?));
+    match *kind {
+        BLOCK | GROUPS | SPAN => number().is_some_and(|round| round < kept_from),
+        MARK => number().is_some_and(|marks| (marks + 1) * ROUNDS_MARKED <= kept_from),
+        RECEIPT => decode::<Kept>(value).is_ok_and(|kept| kept.cut < kept_from),
+        _ => false,
+    }
+}
 
 /// Keeps what a local block holds.
 pub(crate) fn note_block(values: &mut Values, block: &LocalBlock) -> Result<(), StoreError> {
@@ -92,7 +111,7 @@ pub(crate) fn note_block(values: &mut Values, block: &LocalBlock) -> Result<(), 
     };
     for (txs, part) in block.txs.chunks(ENTRY_TXS).zip(0..) {
         let entries: Vec<LocalEntry> = txs.iter().map(entry).collect();
-        values.put(part_key(BLOCK, number, part), encode(&entries));
+        values.put(part_key(BLOCK, block.round, Some(number), part), encode(&entries));
     }
     mark(values, block.round)
 }
@@ -116,11 +135,11 @@ pub(crate) fn note_groups(
     for (round, entries) in rounds {
         // Groups of one round may be decided at different cuts.
         let mut part = 0;
-        while values.find::<Vec<GroupEntry>>(&part_key(GROUPS, round, part))?.is_some() {
+        while values.find::<Vec<GroupEntry>>(&part_key(GROUPS, round, None, part))?.is_some() {
             part += 1;
         }
         for (entries, part) in entries.chunks(ENTRY_TXS).zip(part..) {
-            values.put(part_key(GROUPS, round, part), encode(&entries));
+            values.put(part_key(GROUPS, round, None, part), encode(&entries));
         }
         mark(values, round)?;
     }
@@ -142,9 +161,10 @@ fn mark(values: &mut Values, round: u64) -> Result<(), StoreError> {
 
 impl Core {
     pub(crate) fn ran(&self, asked: &Ran) -> Result<RanReply, StateError> {
+        self.check_kept(asked.round)?;
         let mut page = Page { skip: asked.skip, bytes: 0, txs: Vec::new() };
         let (mut groups, mut part) = (Vec::new(), 0);
-        while let Some(more) = self.part::<GroupEntry>(GROUPS, asked.round, part)? {
+        while let Some(more) = self.part::<GroupEntry>(GROUPS, asked.round, None, part)? {
             groups.extend(more);
             part += 1;
         }
@@ -158,7 +178,8 @@ impl Core {
         let blocks = span.map(|span| span.first..=span.last);
         for block in blocks.into_iter().flatten() {
             let mut part = 0;
-            while let Some(entries) = self.part::<LocalEntry>(BLOCK, block, part)? {
+            let of_block = |part| self.part::<LocalEntry>(BLOCK, asked.round, Some(block), part);
+            while let Some(entries) = of_block(part)? {
                 for LocalEntry { raw, sender, payment } in entries {
                     if !page.add(self, raw, sender, payment)? {
                         return Ok(RanReply { txs: page.txs, more: true });
@@ -170,17 +191,24 @@ impl Core {
         Ok(RanReply { txs: page.txs, more: false })
     }
 
-    /// A part of what is kept under a number.
+    /// A part of what is kept of a round.
     fn part<T: DeserializeOwned>(
         &self,
         kind: u8,
-        number: u64,
+        round: u64,
+        block: Option<u64>,
         part: u32,
     ) -> Result<Option<Vec<T>>, StateError> {
-        self.values.find(&part_key(kind, number, part)).map_err(storage)
+        self.values.find(&part_key(kind, round, block, part)).map_err(storage)
+    }
+
+    fn check_kept(&self, asked: u64) -> Result<(), StateError> {
+        let oldest = self.kept_from;
+        if asked < oldest { Err(StateError::Pruned { asked, oldest }) } else { Ok(()) }
     }
 
     pub(crate) fn rounds_run(&self, asked: &RoundsRun) -> Result<RoundsRunReply, StateError> {
+        self.check_kept(asked.first)?;
         let last = asked.last.min(asked.first.saturating_add(RoundsRun::MAX - 1));
         let mut rounds = Vec::new();
         let mut round = asked.first;

@@ -8,7 +8,7 @@ use atoll_journal::{GoOn, Keeper, Snapshotting, Taken, snapshot};
 use atoll_store::{SnapshotWriter, StoreError};
 use atoll_types::{B256, encode};
 
-use crate::{actor::StateService, core::Captured};
+use crate::{actor::StateService, core::Captured, rounds::is_past};
 
 impl StateService {
     /// Takes a snapshot if one is due at the cut that has just been passed. The log record after the
@@ -20,7 +20,8 @@ impl StateService {
         let due = keeper.is_due(cut, bytes, low);
         let wanted = keeper.passed(cut);
         if due {
-            let mut captured = self.core.capture(self.log_next);
+            let keep = keeper.keeps_from(cut);
+            let mut captured = self.core.capture(self.log_next, keep);
             let write =
                 move |writer: &mut SnapshotWriter, go_on: GoOn<'_>| captured.write(writer, go_on);
             snapshot(self, cx, (cut, self.log_next, wanted), write);
@@ -50,7 +51,11 @@ impl Captured {
         while let Some(entries) = self.view.next()? {
             go_on()?;
             for (key, value) in &entries {
-                writer.entry(key, value)?;
+                if is_past(self.rest.kept_from, key, value) {
+                    self.view.forget(key)?;
+                } else {
+                    writer.entry(key, value)?;
+                }
             }
         }
         Ok(())

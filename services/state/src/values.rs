@@ -328,12 +328,15 @@ fn corrupt(error: atoll_types::CodecError) -> StoreError {
     StoreError::Corrupt { file: "index".into(), offset: 0, what: error.to_string() }
 }
 
+/// Of keys of receipts.
+pub(crate) const RECEIPT: u8 = b'r';
+
 fn value_key(key: &StateKey) -> Vec<u8> {
     entry_key(b's', &encode(key))
 }
 
 fn receipt_key(tx: &B256) -> Vec<u8> {
-    entry_key(b'r', tx.as_slice())
+    entry_key(RECEIPT, tx.as_slice())
 }
 
 fn code_key(hash: &B256) -> Vec<u8> {

@@ -74,6 +74,11 @@ impl View {
         Self { index, shared: newer.into(), newer: BTreeMap::new(), undo, done: false }
     }
 
+    /// Deletes one of the entries that were read. They are not put again: nobody asks for them any more.
+    pub fn forget(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.index.delete(key)
+    }
+
     /// The next entries in the order of their keys; `None` at the end.
     pub fn next(&mut self) -> Result<Option<atoll_store::Entries>, StoreError> {
         if self.done {

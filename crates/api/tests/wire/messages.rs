@@ -141,6 +141,7 @@ enums! {
         NotHeld { number, what }
         CutTooOld { asked, oldest }
         CutAhead { asked, newest }
+        Pruned { asked, oldest }
         Refused { 0 }
         Storage { reason }
         Full { shard }
@@ -152,6 +153,7 @@ enums! {
         NoSuchShard { shard, shards }
         TooManyIntents { limit }
         BadIntent { what }
+        Pruned { asked, oldest }
         Storage { reason }
         NoSnapshot { block, reason }
         SnapshotBusy { block }

@@ -25,6 +25,8 @@ pub struct Rest {
     /// Number of the first log record that is not in it.
     pub next: u64,
     pub planner: Planner,
+    /// The oldest block that is kept.
+    pub kept_from: u64,
     /// Bytes of log since the last snapshot.
     tail_bytes: u64,
 }
@@ -113,7 +115,7 @@ impl Core {
     fn whole(config: PlannerConfig, rest: Rest, index: Arc<dyn Index>) -> Self {
         let mut core = Self::new(rest.planner, index, rest.genesis);
         core.planner.reconfigure(config);
-        core.tail_bytes = rest.tail_bytes;
+        (core.kept_from, core.tail_bytes) = (rest.kept_from, rest.tail_bytes);
         core
     }
 
@@ -125,6 +127,7 @@ impl Core {
             counts: BeaconStatsReply::default(),
             refused: Tally::default(),
             acks: Acks::default(),
+            kept_from: 0,
             genesis,
             tail_bytes: 0,
             record_bytes: 0,
@@ -137,11 +140,14 @@ impl Core {
     }
 
     fn rest(&self, next: u64, tail_bytes: u64) -> Rest {
-        Rest { genesis: self.genesis, next, planner: self.planner.clone(), tail_bytes }
+        let (genesis, planner, kept_from) = (self.genesis, self.planner.clone(), self.kept_from);
+        Rest { genesis, next, planner, kept_from, tail_bytes }
     }
 
-    /// The chain as it is now, before log record number `next`.
-    pub(crate) fn capture(&self, next: u64) -> Captured {
+    /// The chain as it is now, before log record number `next`. Blocks before number `keep` are forgotten as
+    /// it is written, but for those that a shard may still have to follow.
+    pub(crate) fn capture(&mut self, next: u64, keep: u64) -> Captured {
+        self.kept_from = self.kept_from.max(keep.min(self.planner.passed_by_all()));
         Captured { rest: self.rest(next, 0), index: self.index.clone() }
     }
 
@@ -166,7 +172,11 @@ impl Captured {
             go_on()?;
             let blocks = self.index.scan_after(&read, PIECE)?;
             for (number, block) in blocks.iter().filter(|(number, _)| number[..] <= last[..]) {
-                writer.entry(number, block)?;
+                if is_past(self.rest.kept_from, number) {
+                    self.index.delete(number)?;
+                } else {
+                    writer.entry(number, block)?;
+                }
             }
             match blocks.into_iter().last() {
                 Some((number, _)) if number[..] < last[..] => read = number,
@@ -174,6 +184,11 @@ impl Captured {
             }
         }
     }
+}
+
+/// Whether the key of an entry of the index is that of a block before a number.
+pub fn is_past(kept_from: u64, key: &[u8]) -> bool {
+    key < &kept_from.to_be_bytes()[..]
 }
 
 /// The digest of what the chain begins with.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use atoll_api::beacon::Blocks;
+use atoll_api::beacon::{BeaconError, Blocks};
 use atoll_api::mempool::Pending;
 use atoll_api::state::{Progress, Ran, RanTx, RoundsRun};
 use atoll_api::{MempoolClient, StateClient};
@@ -337,8 +337,14 @@ impl Chain {
             let context = Context::none().with_timeout(self.limits.patience());
             while after < head.beacon.number() {
                 let request = Blocks { after, max: BLOCKS_AT_ONCE, wait_ms: 0 };
-                let reply = self.beacon.blocks.call(context.clone(), request).await;
-                let blocks = reply.map_err(|error| status_of(&error, &context))?.blocks;
+                let blocks = match self.beacon.blocks.call(context.clone(), request).await {
+                    Ok(reply) => reply.blocks,
+                    Err(BeaconError::Pruned { oldest, .. }) if oldest > after + 1 => {
+                        after = oldest - 1;
+                        continue;
+                    }
+                    Err(error) => return Err(status_of(&error, &context).into()),
+                };
                 let Some(last) = blocks.last() else { break };
                 after = last.number();
                 self.cache.name(&blocks);

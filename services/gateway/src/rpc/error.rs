@@ -12,6 +12,8 @@ const SERVER: i32 = -32000;
 const NOT_FOUND: i32 = -32001;
 const LIMIT: i32 = -32005;
 const REVERTED: i32 = 3;
+/// EIP-4444: history that is not kept any more. Nothing else answers NOT_FOUND inside the cluster.
+const PRUNED: i32 = 4444;
 /// EIP-7966: the transaction was taken, and has no receipt yet.
 const NO_RECEIPT_YET: i32 = 4;
 
@@ -68,6 +70,7 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let code = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => INVALID_PARAMS,
+            Code::NotFound => PRUNED,
             Code::ResourceExhausted => LIMIT,
             Code::Internal => INTERNAL,
             _ => SERVER,

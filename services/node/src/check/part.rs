@@ -261,7 +261,9 @@ impl Part {
             }
         };
         let marker = index.take_clean()?.unwrap_or_default();
-        let differing = differing(&*index, replayed);
+        // A snapshot that was begun and given up may have forgotten some of what is past.
+        let past = past_of(shard_of(&self.dir).is_some(), &marker);
+        let differing = differing(&*index, replayed, &*past);
         // It is used as it is at the next start, as it would have been.
         if let Err(error) = index.mark_clean(&marker) {
             self.bad(
@@ -284,25 +286,66 @@ impl Part {
     }
 }
 
+/// Which entries are of what a shard, or the beacon, has forgotten, as its marker of a clean stop says.
+fn past_of(is_shard: bool, marker: &[u8]) -> Box<dyn Fn(&[u8], &[u8]) -> bool> {
+    if is_shard {
+        let from = decode::<atoll_state::Rest>(marker).map_or(0, |rest| rest.kept_from);
+        Box::new(move |key, value| atoll_state::is_past(from, key, value))
+    } else {
+        let from = decode::<atoll_beacon::Rest>(marker).map_or(0, |rest| rest.kept_from);
+        Box::new(move |key, _| atoll_beacon::is_past(from, key))
+    }
+}
+
 /// Whether a marker of a clean stop says what a replay has led to.
 type Same = Box<dyn Fn(&[u8]) -> bool>;
 
-/// How many entries two indices have in common, up to the first key at which they differ.
-fn differing(a: &dyn Index, b: &dyn Index) -> Result<(u64, Option<Vec<u8>>), StoreError> {
-    let (mut count, mut after) = (0, Vec::new());
+/// How many entries two indices have in common, up to the first key at which they differ. Those that are
+/// `past` may be in one of them or in both.
+fn differing(
+    a: &dyn Index,
+    b: &dyn Index,
+    past: &dyn Fn(&[u8], &[u8]) -> bool,
+) -> Result<(u64, Option<Vec<u8>>), StoreError> {
+    let (mut left, mut right) = (Walk::over(a, past), Walk::over(b, past));
+    let mut count = 0;
     loop {
-        let (left, right) = (a.scan_after(&after, PIECE)?, b.scan_after(&after, PIECE)?);
-        for at in 0..left.len().max(right.len()) {
-            let (left, right) = (left.get(at), right.get(at));
-            if left != right {
-                let keys = [left, right].into_iter().flatten().map(|(key, _)| key);
-                return Ok((count, keys.min().cloned()));
-            }
-            count += 1;
+        let (left, right) = (left.next()?, right.next()?);
+        if left != right {
+            let keys = [left, right].into_iter().flatten().map(|(key, _)| key);
+            return Ok((count, keys.min()));
         }
-        match left.into_iter().last() {
-            Some((key, _)) => after = key,
-            None => return Ok((count, None)),
+        if left.is_none() {
+            return Ok((count, None));
+        }
+        count += 1;
+    }
+}
+
+/// The entries of an index in the order of their keys, but for those that are `past`.
+struct Walk<'a> {
+    index: &'a dyn Index,
+    past: &'a dyn Fn(&[u8], &[u8]) -> bool,
+    piece: std::vec::IntoIter<(Vec<u8>, Vec<u8>)>,
+    after: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    fn over(index: &'a dyn Index, past: &'a dyn Fn(&[u8], &[u8]) -> bool) -> Self {
+        Self { index, past, piece: Vec::new().into_iter(), after: Vec::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        loop {
+            if let Some(entry) = self.piece.find(|(key, value)| !(self.past)(key, value)) {
+                return Ok(Some(entry));
+            }
+            let piece = self.index.scan_after(&self.after, PIECE)?;
+            let Some((last, _)) = piece.last() else {
+                return Ok(None);
+            };
+            self.after.clone_from(last);
+            self.piece = piece.into_iter();
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Rest {
     dropped: Vec<(B256, String)>,
     roots: Stopped,
     quarantine: Quarantine,
+    /// The oldest round of which what ran is kept.
+    pub kept_from: u64,
     /// Bytes of log since the last snapshot.
     tail_bytes: u64,
 }
@@ -94,6 +96,7 @@ impl Core {
             dropped,
             roots,
             quarantine,
+            kept_from,
             tail_bytes,
         } = rest;
         let Some(roots) = Roots::open(owner.shard(), &config.tree, roots, index.as_ref())? else {
@@ -116,6 +119,7 @@ impl Core {
             early: BTreeMap::new(),
             roots,
             wrong_root: None,
+            kept_from,
             genesis,
             tail_bytes,
         }))
@@ -172,6 +176,7 @@ impl Core {
             early: BTreeMap::new(),
             roots: Roots::new(config.owner.shard, &config.tree)?,
             wrong_root: None,
+            kept_from: 0,
             genesis: genesis_of(config),
             tail_bytes: 0,
         };
@@ -222,12 +227,16 @@ impl Core {
             dropped: self.events.all_dropped(),
             roots: self.roots.stop(),
             quarantine: self.quarantine.clone(),
+            kept_from: self.kept_from,
             tail_bytes,
         }
     }
 
     /// The state as it is now, before log record number `next`. To be released when it was written.
-    pub(crate) fn capture(&mut self, next: u64) -> Captured {
+    /// What ran before round `keep` is forgotten as it is written, but for payments that have not ended.
+    pub(crate) fn capture(&mut self, next: u64, keep: u64) -> Captured {
+        let keep = self.owner.oldest_payment().map_or(keep, |oldest| oldest.min(keep));
+        self.kept_from = self.kept_from.max(keep);
         Captured { rest: self.rest(next, 0), view: self.values.capture() }
     }
 

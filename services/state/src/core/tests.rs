@@ -1,6 +1,7 @@
 //! What a shard answers about the past, and to what is repeated or to come; in `open`, after a crash and
 //! after a clean stop.
 
+mod kept;
 mod open;
 mod roots;
 
@@ -78,6 +79,8 @@ struct Stage {
     snapshots: Snapshots,
     /// A snapshot is taken at every so manieth cut.
     every: u64,
+    /// What ran before this round is forgotten at a snapshot.
+    keep: u64,
     _dir: TempDir,
     core: Core,
     head: BeaconBlock,
@@ -140,7 +143,21 @@ impl Stage {
         let snapshots = Snapshots::open(dir.path()).unwrap();
         let txs = Vec::new();
         let (head, _dir) = (genesis, dir);
-        Self { config, log, index, snapshots, every: 2, _dir, core, head, alice, bob, zoe, txs }
+        Self {
+            config,
+            log,
+            index,
+            snapshots,
+            every: 2,
+            keep: 0,
+            _dir,
+            core,
+            head,
+            alice,
+            bob,
+            zoe,
+            txs,
+        }
     }
 
     /// What the journal does: the record is durable before the answer is given.
@@ -162,7 +179,7 @@ impl Stage {
     /// A snapshot as of now, while later entries are put; the log is cut behind the one before it.
     fn snapshot(&mut self) {
         let number = self.log.next();
-        let mut captured = self.core.capture(number);
+        let mut captured = self.core.capture(number, self.keep);
         if let Some(entries) = self.core.values.take_entries() {
             self.core.values.putter().put_all(&entries).unwrap();
             self.core.values.entries_put();

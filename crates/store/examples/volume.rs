@@ -1,4 +1,4 @@
-//! Measures the store on the volume of a directory: `measure log|sled|redb [dir] [keys]`. Run it in release mode.
+//! Measures the store on the volume of a directory: `volume log|sled|redb [dir] [keys]`. Run it in release mode.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 use std::error::Error;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "log" => measure_log(dir.path())?,
         "sled" => measure_index(Backend::Sled, keys, dir.path())?,
         "redb" => measure_index(Backend::Redb, keys, dir.path())?,
-        _ => return Err("measure log, sled or redb".into()),
+        _ => return Err("volume log, sled or redb".into()),
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::{
 /// It belongs to one thread (it is not `Send`). However a transaction ends, the executor is as good
 /// as new for the next one.
 pub struct Executor {
-    settings: Settings,
+    pub(crate) settings: Settings,
     parts: Option<Parts>,
 }
 
@@ -41,7 +41,7 @@ struct Parts {
 }
 
 /// Why an attempt gave no result.
-enum Failure {
+pub(crate) enum Failure {
     Missing,
     Invalid(Invalid),
 }
@@ -125,7 +125,7 @@ impl Executor {
         let ignore_caller = request.value.is_zero() && request.to.is_some();
         let body =
             |evm: &mut AtollEvm<'_>, _: &Settings| AtollHandler::for_call(ignore_caller).run(evm);
-        let (result, used) = self.attempt(true, tx, (view, None, on_missing), body, |_| &[]);
+        let (result, used) = self.attempt(true, tx, (view, None, on_missing), (), body, |_| &[]);
         let outcome = match result {
             _ if used.lacks() => CallOutcome::Missing,
             Ok(result) => CallOutcome::Done(call_result(result)),
@@ -160,7 +160,7 @@ impl Executor {
         };
         let view = (view, traced, on_missing);
         let gas_limit = tx.gas_limit;
-        let (result, mut used) = self.attempt(false, tx, view, body, |e| &e.writes);
+        let (result, mut used) = self.attempt(false, tx, view, (), body, |e| &e.writes);
         let gas = match &result {
             Ok(effects) => effects.executed.gas_used,
             Err(Failure::Missing) => gas_limit,
@@ -178,12 +178,13 @@ impl Executor {
     }
 
     /// Builds revm around the parts, runs `body` on it and takes it apart again.
-    fn attempt<T>(
+    pub(crate) fn attempt<T, I>(
         &mut self,
         is_call: bool,
         tx: TxEnv,
         (view, traced, on_missing): (&dyn StateView, Option<&dyn Traced>, OnMissing),
-        body: impl FnOnce(&mut AtollEvm<'_>, &Settings) -> Result<T, Error>,
+        inspector: I,
+        body: impl FnOnce(&mut AtollEvm<'_, I>, &Settings) -> Result<T, Error>,
         writes: impl FnOnce(&T) -> &[Write],
     ) -> (Result<T, Failure>, Used) {
         let settings = &self.settings;
@@ -202,7 +203,7 @@ impl Executor {
                 local: parts.local,
                 error: Ok(()),
             },
-            inspector: (),
+            inspector,
             instruction: Instructions::new(&settings.gas),
             precompiles: EthPrecompiles { precompiles: settings.precompiles, spec: fork },
             frame_stack: parts.frames,
@@ -286,11 +287,11 @@ fn charge(evm: &mut AtollEvm<'_>, settings: &Settings, how: Charge) -> Result<Ex
 }
 
 /// In wei for each unit of gas.
-fn gas_price(evm: &AtollEvm<'_>) -> u128 {
+pub(crate) fn gas_price<I>(evm: &AtollEvm<'_, I>) -> u128 {
     evm.ctx.tx.effective_gas_price(evm.ctx.block.basefee.into())
 }
 
-fn failure(error: Error, evm: &AtollEvm<'_>) -> Failure {
+fn failure<I>(error: Error, evm: &AtollEvm<'_, I>) -> Failure {
     match error {
         EVMError::Database(_) => Failure::Missing,
         EVMError::Transaction(error) => {
@@ -314,7 +315,7 @@ fn refused(reason: Invalid) -> Run {
     }
 }
 
-fn call_result(result: ExecutionResult) -> CallResult {
+pub(crate) fn call_result(result: ExecutionResult) -> CallResult {
     let end = match &result {
         ExecutionResult::Success { .. } => CallEnd::Success,
         ExecutionResult::Revert { .. } => CallEnd::Reverted,

@@ -10,6 +10,7 @@ use revm::{
         EthFrame, EthPrecompiles, EvmTr, FrameResult, Handler, instructions::InstructionProvider,
         post_execution, pre_execution,
     },
+    inspector::{Inspector, InspectorHandler},
     interpreter::{
         InitialAndFloorGas, Instruction, InstructionContext, InstructionExecResult,
         instruction_table,
@@ -30,19 +31,21 @@ pub(crate) type AtollContext<'v> =
 
 pub(crate) type Frame = EthFrame<EthInterpreter>;
 
-pub(crate) type AtollEvm<'v> = Evm<AtollContext<'v>, (), Instructions<'v>, EthPrecompiles, Frame>;
+/// With or without somebody who looks on.
+pub(crate) type AtollEvm<'v, I = ()> =
+    Evm<AtollContext<'v>, I, Instructions<'v>, EthPrecompiles, Frame>;
 
 pub(crate) type Error = EVMError<Missing, InvalidTransaction>;
 
 /// Mainnet's rules, with or without the payment to the coinbase.
-pub(crate) struct AtollHandler<'v> {
+pub(crate) struct AtollHandler<'v, I = ()> {
     /// Nonce and balance of the caller do not matter: it need not be loaded.
     ignore_caller: bool,
     pays_coinbase: bool,
-    evm: PhantomData<fn(AtollEvm<'v>)>,
+    evm: PhantomData<fn(AtollEvm<'v, I>)>,
 }
 
-impl AtollHandler<'_> {
+impl<I> AtollHandler<'_, I> {
     pub fn for_tx(settings: &Settings) -> Self {
         let pays_coinbase = settings.pays_coinbase;
         Self { ignore_caller: false, pays_coinbase, evm: PhantomData }
@@ -53,8 +56,8 @@ impl AtollHandler<'_> {
     }
 }
 
-impl<'v> Handler for AtollHandler<'v> {
-    type Evm = AtollEvm<'v>;
+impl<'v, I> Handler for AtollHandler<'v, I> {
+    type Evm = AtollEvm<'v, I>;
     type Error = Error;
     type HaltReason = HaltReason;
 
@@ -80,6 +83,13 @@ impl<'v> Handler for AtollHandler<'v> {
         }
         Ok(())
     }
+}
+
+impl<'v, I> InspectorHandler for AtollHandler<'v, I>
+where
+    I: Inspector<AtollContext<'v>, EthInterpreter>,
+{
+    type IT = EthInterpreter;
 }
 
 /// Mainnet's instructions, with [`call`] for CALL.

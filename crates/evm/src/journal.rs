@@ -11,6 +11,7 @@ use revm::{
             account::JournaledAccount,
         },
     },
+    inspector::JournalExt,
     primitives::hardfork::SpecId,
     state::{Account, Bytecode, EvmState},
 };
@@ -285,5 +286,11 @@ impl<'v> JournalTr for Tracked<'v> {
 
     fn finalize(&mut self) -> EvmState {
         self.inner.finalize()
+    }
+}
+
+impl JournalExt for Tracked<'_> {
+    fn journal(&self) -> &[JournalEntry] {
+        &self.inner.journal
     }
 }

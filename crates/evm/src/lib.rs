@@ -42,6 +42,7 @@ mod parallel;
 mod rules;
 mod run;
 mod sync;
+mod trace;
 mod view;
 
 pub use ahead::{Ahead, Chain, Footing};
@@ -57,4 +58,8 @@ pub use overlay::Overlay;
 pub use parallel::{Clock, Crew, Helpers, Job, Nobody, Parallel, Parallelism, Policy};
 pub use rules::{Blobs, Fork, Rules};
 pub use run::{Effects, Outcome, Run};
+pub use trace::{
+    GethDebugTracingCallOptions, GethDebugTracingOptions, GethTrace, TraceOutcome, TracePlace,
+    TraceRun, Tracer, TracerError,
+};
 pub use view::{Empty, OnMissing, StateView};

@@ -84,11 +84,20 @@ impl Patch {
     }
 }
 
+/// What an attempt came to.
+pub(crate) enum Attempt<T> {
+    /// It needs these keys and these codes too.
+    Lacks(Vec<StateKey>, Vec<B256>),
+    Done(T),
+}
+
 /// What is known of the state at the cut.
 #[derive(Default)]
 pub(crate) struct Known {
     /// What is seen instead.
     pub patch: Arc<Patch>,
+    /// Keys that it may come to hold, if they are more than those of a call.
+    max_keys: usize,
     values: HashMap<StateKey, StateValue>,
     /// Code that this call needs, for as long as it runs: the cache may lose it.
     codes: HashMap<B256, Bytecode>,
@@ -119,6 +128,11 @@ impl StateView for Known {
 impl Known {
     pub fn with(patch: Arc<Patch>) -> Self {
         Self { patch, ..Self::default() }
+    }
+
+    /// That may come to hold so many keys.
+    pub fn with_room(max_keys: usize) -> Self {
+        Self { max_keys, ..Self::default() }
     }
 
     /// Hashes of code that an account has and that is not here, each once.
@@ -261,11 +275,31 @@ impl Calls {
         known: &mut Known,
         context: &Context,
     ) -> Result<CallRun, Failed> {
-        let Point { cut, min_cut, env } = point;
+        let (env, call) = (point.env, request.clone());
+        let job = move |view: &Known| {
+            let run = Executor::new(&env).call(&call, view, OnMissing::Assume);
+            match run.outcome {
+                CallOutcome::Missing => Attempt::Lacks(run.missing, run.missing_codes),
+                CallOutcome::Done(_) | CallOutcome::Invalid(_) => Attempt::Done(run),
+            }
+        };
         let first = [Some(request.from), request.to];
-        let first = first.into_iter().flatten();
+        self.complete(job, first.into_iter().flatten(), point, known, context).await
+    }
+
+    /// Makes attempts until one lacks nothing. `first` are accounts that it needs in any case.
+    pub async fn complete<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Known) -> Attempt<T> + Clone + Send + 'static,
+        first: impl Iterator<Item = Address>,
+        point: Point,
+        known: &mut Known,
+        context: &Context,
+    ) -> Result<T, Failed> {
+        let Point { cut, min_cut, .. } = point;
         let first = first.flat_map(|address| [StateKey::Basic(address), StateKey::Code(address)]);
-        let mut wanted: (Vec<StateKey>, Vec<B256>) = (first.collect(), Vec::new());
+        let first: BTreeSet<StateKey> = first.collect();
+        let mut wanted: (Vec<StateKey>, Vec<B256>) = (first.into_iter().collect(), Vec::new());
         wanted.0.retain(|key| !known.values.contains_key(key));
         for _ in 0..self.limits.call_passes {
             self.fetch(known, wanted, cut, min_cut, context).await?;
@@ -279,16 +313,16 @@ impl Calls {
                 let status = Status::internal(format!("no shard has code {hash}"));
                 return Err(status.into());
             }
-            let run = self.run(request, env, known).await?;
+            let attempt = self.attempt(job.clone(), known).await?;
             let blocks = known.blocks_wanted.take();
             for number in &blocks {
                 let hash = self.block(*number, context).await?.hash();
                 known.hashes.insert(*number, hash);
             }
-            match run.outcome {
-                CallOutcome::Missing => wanted = (run.missing, run.missing_codes),
-                CallOutcome::Done(_) if !blocks.is_empty() => wanted = Default::default(),
-                CallOutcome::Done(_) | CallOutcome::Invalid(_) => return Ok(run),
+            match attempt {
+                Attempt::Lacks(keys, codes) => wanted = (keys, codes),
+                Attempt::Done(_) if !blocks.is_empty() => wanted = Default::default(),
+                Attempt::Done(done) => return Ok(done),
             }
             if context.expired() {
                 let status = Status::deadline_exceeded("the call did not end in time");
@@ -302,22 +336,17 @@ impl Calls {
         Err(status.into())
     }
 
-    /// Runs the call on the pool, on what is known.
-    async fn run(
+    /// Makes one attempt on the pool, on what is known.
+    async fn attempt<T: Send + 'static>(
         &self,
-        request: &Arc<CallRequest>,
-        env: BlockEnv,
+        job: impl FnOnce(&Known) -> T + Send + 'static,
         known: &mut Known,
-    ) -> Result<CallRun, Status> {
-        let (request, view) = (request.clone(), std::mem::take(known));
-        let job = move || {
-            let run = Executor::new(&env).call(&request, &view, OnMissing::Assume);
-            (run, view)
-        };
-        match self.pool.run(job).await {
-            Ok((run, view)) => {
+    ) -> Result<T, Status> {
+        let view = std::mem::take(known);
+        match self.pool.run(move || (job(&view), view)).await {
+            Ok((done, view)) => {
                 *known = view;
-                Ok(run)
+                Ok(done)
             }
             Err(error @ PoolError::Full { .. }) => Err(exhausted(error.to_string())),
             Err(error @ PoolError::Panicked { .. }) => Err(Status::internal(error.to_string())),
@@ -347,7 +376,7 @@ impl Calls {
         min_cut: u64,
         context: &Context,
     ) -> Result<(), Failed> {
-        let limit = self.limits.call_keys;
+        let limit = self.limits.call_keys.max(known.max_keys);
         if known.values.len() + keys.len() > limit {
             let status =
                 Status::resource_exhausted(format!("the call reads over {limit} keys, the limit"));

@@ -16,6 +16,7 @@ mod prove;
 mod query;
 mod receipts;
 mod recent;
+mod replay;
 mod rpc;
 mod singles;
 mod stats;

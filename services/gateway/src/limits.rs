@@ -110,6 +110,10 @@ pub struct RpcLimits {
     pub assembling: usize,
     /// Longest wait of `eth_sendRawTransactionSync`.
     pub sync_wait: Duration,
+    /// Traces that are made at a time; others wait.
+    pub traces: usize,
+    /// Keys that the transactions of a block may read that is traced.
+    pub trace_keys: usize,
 }
 
 impl Default for RpcLimits {
@@ -134,6 +138,8 @@ impl Default for RpcLimits {
             block_cache_blocks: 8_192,
             assembling: 16,
             sync_wait: Duration::from_secs(25),
+            traces: 2,
+            trace_keys: 131_072,
         }
     }
 }

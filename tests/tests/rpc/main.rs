@@ -3,6 +3,7 @@
 mod accounts;
 mod bad;
 mod chain;
+mod trace;
 
 use anyhow::Context as _;
 use atoll_tests::{

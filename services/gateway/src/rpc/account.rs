@@ -17,7 +17,7 @@ use crate::call::{Failed, Known, Patch, Point};
 use crate::query::status_of;
 
 /// Newest points that a request is tried at before it gives up: shards keep only recent ones.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {

@@ -17,6 +17,7 @@ mod send;
 mod server;
 mod sign;
 mod subscribe;
+mod trace;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use alloy_signer_local::PrivateKeySigner;
 use atoll_fabric::Context;
 use atoll_types::BeaconBlock;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 pub use self::chain::RpcLinks;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     sent: Sent,
     signers: Vec<PrivateKeySigner>,
     places: Semaphore,
+    /// Places for traces that are made.
+    traces: Semaphore,
     _tasks: JoinSet<()>,
 }
 
@@ -116,6 +119,14 @@ pub(crate) const METHODS: &[&str] = &[
     "atoll_getTransaction",
 ];
 
+/// Methods whose answers may be long texts.
+pub(crate) const TRACE_METHODS: &[&str] = &[
+    "debug_traceTransaction",
+    "debug_traceCall",
+    "debug_traceBlockByNumber",
+    "debug_traceBlockByHash",
+];
+
 /// Methods of development mode.
 pub(crate) const DEVELOPMENT_METHODS: &[&str] = &[
     "eth_sendTransaction",
@@ -146,6 +157,7 @@ impl Shared {
             sent: Sent::new(limits.rpc.pending_hashes),
             signers: config.signers,
             places: Semaphore::new(limits.rpc.requests),
+            traces: Semaphore::new(limits.rpc.traces),
             ledger,
             chain,
             _tasks: tasks,
@@ -156,11 +168,15 @@ impl Shared {
         Context::none().with_timeout(self.ledger.limits.patience())
     }
 
-    pub async fn answer(&self, method: &str, params: Params) -> Result<Value, Failure> {
-        let _place = self.places.try_acquire().map_err(|_| {
+    fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.places.try_acquire().map_err(|_| {
             let limit = self.ledger.limits.rpc.requests;
             Failure::limit(format!("{limit} requests are under way, the limit"))
-        })?;
+        })
+    }
+
+    pub async fn answer(&self, method: &str, params: Params) -> Result<Value, Failure> {
+        let _place = self.place()?;
         match method {
             "web3_clientVersion" => {
                 Ok(json!(format!("atoll/v{}/rust", self.ledger.queries.version)))

@@ -110,17 +110,27 @@ impl Shared {
         params: &Params,
     ) -> Result<(TransactionRequest, Asked, Patch), Failure> {
         let request: TransactionRequest = params.at(0, "transaction")?;
-        check_carried(&request)?;
-        let mut asked = self.asked(params.maybe(1, "block")?).await?;
-        let state: Option<StateOverride> = params.maybe(2, "state overrides")?;
-        let block: Option<BlockOverrides> = params.maybe(3, "block overrides")?;
-        if let Some(block) = block {
-            if block.block_hash.as_ref().is_some_and(|hashes| !hashes.is_empty()) {
-                return Err(Failure::params("block override `blockHash` is not supported"));
-            }
-            override_block(&mut asked.point.env, &block);
+        let block = params.maybe(1, "block")?;
+        let state = params.maybe(2, "state overrides")?;
+        let overrides = params.maybe(3, "block overrides")?;
+        let (asked, patch) = self.call_at(&request, block, state, overrides).await?;
+        Ok((request, asked, patch))
+    }
+
+    /// Where a call runs, and what it sees instead of what is there.
+    pub async fn call_at(
+        &self,
+        request: &TransactionRequest,
+        block: Option<BlockId>,
+        state: Option<StateOverride>,
+        overrides: Option<BlockOverrides>,
+    ) -> Result<(Asked, Patch), Failure> {
+        check_carried(request)?;
+        let mut asked = self.asked(block).await?;
+        if let Some(overrides) = overrides {
+            override_block(&mut asked.point.env, &overrides)?;
         }
-        Ok((request, asked, patch(state.unwrap_or_default())?))
+        Ok((asked, patch(state.unwrap_or_default())?))
     }
 }
 
@@ -148,7 +158,10 @@ pub(crate) fn call_request(request: &TransactionRequest, gas: u64) -> CallReques
     }
 }
 
-fn override_block(env: &mut BlockEnv, with: &BlockOverrides) {
+pub(crate) fn override_block(env: &mut BlockEnv, with: &BlockOverrides) -> Result<(), Failure> {
+    if with.block_hash.as_ref().is_some_and(|hashes| !hashes.is_empty()) {
+        return Err(Failure::params("block override `blockHash` is not supported"));
+    }
     let small = |number: U256| number.saturating_to::<u64>();
     env.number = with.number.map_or(env.number, small);
     env.timestamp = with.time.unwrap_or(env.timestamp);
@@ -156,9 +169,10 @@ fn override_block(env: &mut BlockEnv, with: &BlockOverrides) {
     env.coinbase = with.coinbase.unwrap_or(env.coinbase);
     env.randomness = with.random.unwrap_or(env.randomness);
     env.base_fee = with.base_fee.map_or(env.base_fee, small);
+    Ok(())
 }
 
-fn patch(overrides: StateOverride) -> Result<Patch, Failure> {
+pub(crate) fn patch(overrides: StateOverride) -> Result<Patch, Failure> {
     let mut patch = Patch::default();
     for (address, account) in overrides {
         if account.move_precompile_to.is_some() {

@@ -9,12 +9,12 @@ use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::traits::IdProvider;
 use jsonrpsee::server::{BatchRequestConfig, PingConfig, Server, ServerConfig, ServerHandle};
 use jsonrpsee::types::{ErrorObjectOwned, SubscriptionId};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::cors::Cors;
 use super::params::Params;
 use super::subscribe;
-use super::{DEVELOPMENT_METHODS, METHODS, RpcConfig, Shared};
+use super::{DEVELOPMENT_METHODS, METHODS, RpcConfig, Shared, TRACE_METHODS};
 use crate::Ledger;
 
 /// JSON-RPC that is being served.
@@ -81,6 +81,13 @@ fn methods(
             let params = Params::read(&params)?;
             let answer = shared.answer(method, params).await?;
             Ok::<Value, ErrorObjectOwned>(answer)
+        })?;
+    }
+    for method in TRACE_METHODS.iter().copied() {
+        module.register_async_method(method, move |params, shared, _| async move {
+            let params = Params::read(&params)?;
+            let answer = shared.trace(method, params).await?;
+            Ok::<Box<RawValue>, ErrorObjectOwned>(answer)
         })?;
     }
     module.register_subscription(

@@ -17,6 +17,7 @@ use crate::{
     quarantine::Quarantine,
     record::Record,
     roots::{Roots, Stopped},
+    traced::Traced,
     values::Values,
     view::View,
 };
@@ -114,6 +115,7 @@ impl Core {
             quarantine,
             ended_at: 0,
             early: BTreeMap::new(),
+            traced: Traced::default(),
             roots,
             wrong_root: None,
             genesis,
@@ -170,6 +172,7 @@ impl Core {
             quarantine: Quarantine::default(),
             ended_at: 0,
             early: BTreeMap::new(),
+            traced: Traced::default(),
             roots: Roots::new(config.owner.shard, &config.tree)?,
             wrong_root: None,
             genesis: genesis_of(config),

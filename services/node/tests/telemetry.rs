@@ -213,6 +213,23 @@ async fn check_spans(collector: &Collector, client: TraceContext) -> anyhow::Res
     Ok(())
 }
 
+/// A trace that nobody asked for, because the transaction crosses shards: a deployment, for one.
+async fn check_begun(collector: &Collector) -> anyhow::Result<()> {
+    let wanted = ["escalate", "predict", "share", "order", "lease", "decide", "apply", "final"];
+    until("a trace begins where a transaction is found to cross shards", async || {
+        let received = collector.lock();
+        let is_root = |span: &&Span| span.name == "escalate" && span.parent_span_id.is_empty();
+        let mut roots = received.spans.iter().map(|(_, span)| span).filter(is_root);
+        let whole = roots.any(|root| {
+            let of_trace = received.spans.iter().filter(|(_, s)| s.trace_id == root.trace_id);
+            let names: BTreeSet<&str> = of_trace.map(|(_, span)| span.name.as_str()).collect();
+            wanted.iter().all(|name| names.contains(name)) && !names.contains("submit")
+        });
+        Ok(whole.then_some(()))
+    })
+    .await
+}
+
 /// The sum of what a process tells of a metric.
 fn sum(metrics: &[Metric], name: &str) -> f64 {
     let number = |value: Option<number_data_point::Value>| match value {
@@ -279,6 +296,7 @@ async fn scenario(
     let client = TraceContext { trace_id: 0xa11_0000_0000_0000_0000_0002, span_id: 0xc11e_0002 };
     cross(cluster, wallet, client).await?;
     check_spans(collector, client).await?;
+    check_begun(collector).await?;
     check_metrics(collector).await?;
     let gateway = scrape(cluster, GATEWAY)?;
     let submitted = "rpc_server_call_duration_seconds_count{rpc_system_name=\"grpc\",\
@@ -307,6 +325,7 @@ async fn a_collector_gets_the_whole_trace_and_the_metrics_of_all_processes() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_METRIC_EXPORT_INTERVAL", "300"),
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("ATOLL_TRACES_CROSSING", "1"),
         ("ATOLL__METRICS__LISTEN", "127.0.0.1:0"),
     ];
     plan.variables = variables.map(|(key, value)| (key.to_owned(), value.to_owned())).into();

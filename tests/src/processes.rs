@@ -91,7 +91,7 @@ pub struct Process {
 impl Process {
     /// Runs `atoll node` with the binary `atoll`; what it logs is added to `log`.
     pub fn start(atoll: &Path, name: &str, config: &Path, log: &Path) -> anyhow::Result<Self> {
-        Self::start_by(Command::new(atoll), name, config, log)
+        Self::start_by(Command::new(atoll), name, config, log, &BTreeMap::new())
     }
 
     /// As [`Process::start`]; `command` runs the binary with the arguments that are added to it.
@@ -100,6 +100,7 @@ impl Process {
         name: &str,
         config: &Path,
         log: &Path,
+        variables: &BTreeMap<String, String>,
     ) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         let ours = |name: &str| name.starts_with("ATOLL_") || name.starts_with("OTEL_");
@@ -110,6 +111,7 @@ impl Process {
             .args(["node", "--config"])
             .arg(config)
             .envs([("RUST_LOG", "info"), ("NO_COLOR", "1")])
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -195,6 +197,8 @@ pub struct Plan {
     pub detours: BTreeMap<(String, String), SocketAddr>,
     /// Where a process keeps its data, if not in a directory of the cluster's.
     pub data: BTreeMap<String, PathBuf>,
+    /// Variables of the environment of every process.
+    pub variables: BTreeMap<String, String>,
     /// The network namespace that a process runs in, if not in that of its caller.
     pub namespaces: BTreeMap<String, String>,
 }
@@ -242,6 +246,7 @@ impl Plan {
             listen: listen.collect::<anyhow::Result<_>>()?,
             detours: BTreeMap::new(),
             data: BTreeMap::new(),
+            variables: BTreeMap::new(),
             namespaces: BTreeMap::new(),
         })
     }
@@ -286,6 +291,7 @@ impl Plan {
             shard: Vec::new(),
             gateway: None,
             admin: None,
+            metrics: None,
             address: self.addresses(name),
             limits: Limits::default(),
             // Some of each index.
@@ -460,7 +466,8 @@ impl Processes {
                 command
             }
         };
-        let process = Process::start_by(command, name, &self.config(name), &self.log(name))?;
+        let (config, log) = (self.config(name), self.log(name));
+        let process = Process::start_by(command, name, &config, &log, &self.plan.variables)?;
         self.running.insert(name.to_owned(), process);
         Ok(())
     }

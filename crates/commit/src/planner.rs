@@ -217,6 +217,11 @@ impl Planner {
         self.open.len()
     }
 
+    /// The first group planned of those.
+    pub fn oldest_open(&self) -> Option<GroupId> {
+        self.open.keys().next().copied()
+    }
+
     /// Whether another `count` intents may be announced.
     pub fn has_room(&self, count: usize) -> bool {
         self.waiting.len() + count <= self.config.max_waiting as usize

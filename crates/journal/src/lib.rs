@@ -10,6 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use atoll_fabric::{Cx, Machine, Reply, Rpc, Service};
 use atoll_meter::Work;
 use atoll_store::{Log, StoreError};
+use atoll_telemetry::metrics::{Timer, table::LOG_SYNC};
 
 pub use open::{Damaged, First, OpenError, Rest, check_genesis, newest_whole, open, read_rest};
 pub use snapshot::{GoOn, Keeper, SnapshotConfig, Snapshotting, Taken, snapshot};
@@ -44,6 +45,11 @@ pub struct Journal {
 /// An actor with a journal.
 pub trait Journaled: Service {
     fn journal(&mut self) -> &mut Journal;
+
+    /// What metrics call the shard; nothing for what belongs to none.
+    fn shard_label(&self) -> String {
+        String::new()
+    }
 
     /// Called after each sync, when what was logged before it has become durable.
     fn synced(&mut self, _cx: &mut Cx<'_, Self>) {}
@@ -148,14 +154,16 @@ pub fn pump<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
 }
 
 fn pass<S: Journaled>(service: &mut S, cx: &mut Cx<'_, S>) {
+    let labels = vec![S::NAME.to_owned(), service.shard_label()];
     let journal = service.journal();
     let Some(log) = journal.log.take() else { return };
     let records = std::mem::take(&mut journal.buffer);
     let covered = journal.logged;
     let (written, before) = (journal.written.clone(), std::mem::take(&mut journal.cut_before));
     let write = move || {
-        let count = records.len();
+        let (timer, count) = (Timer::start(), records.len());
         let done = written.measure(|| write_all(log, records, before));
+        timer.stop(&LOG_SYNC, || labels, None);
         written.done(1, count - done.left.len());
         done
     };

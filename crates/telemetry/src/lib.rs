@@ -1,8 +1,12 @@
-//! Traces of single transactions through all their stages, wherever those run.
+//! Traces of single transactions through all their stages, wherever those run; and [`metrics`].
 //!
 //! A transaction is handled in batches, so its trace context travels with it rather than with the
 //! call that carries the batch. Each stage is a span under the client's submit. The process
 //! installs the tracer; without one, and for transactions that are not sampled, this does nothing.
+
+pub mod metrics;
+
+use std::sync::OnceLock;
 
 use atoll_types::{ShardId, TraceContext, Tx};
 use opentelemetry::{
@@ -14,18 +18,61 @@ use opentelemetry::{
     },
 };
 
+/// Of transactions whose clients ask for no trace, the share that gets one: from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Of all, when they are submitted.
+    pub all: f64,
+    /// Of those that turn out to cross shards.
+    pub crossing: f64,
+}
+
+static RATES: OnceLock<Rates> = OnceLock::new();
+
+/// Has this process begin traces by itself. Only the first call has an effect.
+pub fn begin_traces(rates: Rates) {
+    let _ = RATES.set(rates);
+}
+
+/// Whether a transaction is in a share; every process finds the same.
+fn is_chosen(tx: &Tx, rate: f64) -> bool {
+    let [a, b, c, d, ..] = tx.hash().0;
+    rate > 0.0 && f64::from(u32::from_be_bytes([a, b, c, d])) < rate * (f64::from(u32::MAX) + 1.0)
+}
+
 /// One stage of one transaction, from when it is made to when it is dropped.
 pub struct Stage(Option<BoxedSpan>);
 
 impl Stage {
     /// A stage of a transaction on a shard; nothing if the transaction is not sampled.
     pub fn enter(name: &'static str, shard: ShardId, tx: &Tx) -> Self {
-        Self::under(name, tx.trace(), || {
-            vec![
-                KeyValue::new("atoll.shard", i64::from(shard.0)),
-                KeyValue::new("atoll.tx", tx.hash().to_string()),
-            ]
-        })
+        Self::under(name, tx.trace(), || attributes(name, shard, tx))
+    }
+
+    /// The first stage of a transaction: under its client's, or the root of a trace that begins here.
+    pub fn submit(shard: ShardId, tx: &Tx) -> Self {
+        Self::first("submit", shard, tx, |rates| rates.all)
+    }
+
+    /// The stage in which a transaction is found to cross shards; nothing if it has a trace already.
+    pub fn escalate(shard: ShardId, tx: &Tx) -> Self {
+        match tx.trace() {
+            Some(_) => Self(None),
+            None => Self::first("escalate", shard, tx, |rates| rates.crossing),
+        }
+    }
+
+    fn first(name: &'static str, shard: ShardId, tx: &Tx, rate: fn(&Rates) -> f64) -> Self {
+        if tx.trace().is_some() {
+            return Self::enter(name, shard, tx);
+        }
+        let chosen = RATES.get().is_some_and(|rates| is_chosen(tx, rate(rates)));
+        Self(chosen.then(|| {
+            let tracer = global::tracer("atoll");
+            let builder = tracer.span_builder(name).with_kind(SpanKind::Internal);
+            let builder = builder.with_attributes(attributes(name, shard, tx));
+            tracer.build_with_context(builder, &Context::new())
+        }))
     }
 
     /// A stage under any position of a trace.
@@ -66,6 +113,14 @@ impl Drop for Stage {
             span.end();
         }
     }
+}
+
+fn attributes(name: &'static str, shard: ShardId, tx: &Tx) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("atoll.stage", name),
+        KeyValue::new("atoll.shard", i64::from(shard.0)),
+        KeyValue::new("atoll.tx", tx.hash().to_string()),
+    ]
 }
 
 /// One stage of many transactions at once.

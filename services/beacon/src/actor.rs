@@ -9,6 +9,7 @@ use atoll_fabric::{Context, Cx, Handle, Reply, Service};
 use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
 use atoll_meter::thread_cpu_ns;
 use atoll_store::{Log, Snapshots};
+use atoll_telemetry::metrics::{Timer, table};
 use atoll_types::B256;
 
 use crate::{core::Core, pace::Pace};
@@ -44,7 +45,7 @@ pub struct BeaconService {
     /// Who waits for a snapshot, and at which block.
     pub(crate) snapshots: Vec<(u64, Reply<TakeBeaconSnapshot>)>,
     cadence: Cadence,
-    pace: Pace,
+    pub(crate) pace: Pace,
     clock: Clock,
     randomness: Randomness,
     made_ms: u64,
@@ -130,6 +131,7 @@ impl BeaconService {
     }
 
     fn make(&mut self, now_ms: u64, cx: &mut Cx<'_, Self>) {
+        let timer = Timer::start();
         match self.core.make(now_ms, (self.randomness)()) {
             Ok(record) => {
                 self.journal.record(record);
@@ -140,6 +142,7 @@ impl BeaconService {
                 cx.machine().end(&error.to_string());
             }
         }
+        timer.stop(&table::STAGE, || vec!["order".to_owned(), String::new()], None);
         self.made_ms = now_ms;
         for (_, asked, reply) in std::mem::take(&mut self.waiting) {
             let answer = self.core.blocks(&asked);
@@ -217,7 +220,9 @@ impl Handle<BeaconStats> for BeaconService {
     ) {
         // The thread is the beacon's own: mailbox, timers and waiting callers are in its time.
         let cpu_ns = thread_cpu_ns() + self.journal.cpu_ns();
-        reply.ok(BeaconStatsReply { cpu_ns, ..self.core.stats() });
+        let stats = BeaconStatsReply { cpu_ns, ..self.core.stats() };
+        self.publish(&stats);
+        reply.ok(stats);
     }
 }
 

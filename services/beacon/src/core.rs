@@ -100,6 +100,7 @@ impl Core {
     pub(crate) fn make(&mut self, now_ms: u64, randomness: B256) -> Result<Vec<u8>, StoreError> {
         let record = self.planner.make(now_ms, randomness);
         self.count(&record.block);
+        self.observe_decisions(&record.block);
         self.acks.decided(&record.block);
         let (bytes, block) = self.encoded(&record);
         self.publish(record.block, &bytes[block])?;
@@ -166,10 +167,14 @@ impl Core {
         Ok(BlocksReply { blocks })
     }
 
+    /// A block that is in memory.
+    pub(crate) fn recent(&self, number: u64) -> Option<&Arc<BeaconBlock>> {
+        let oldest = self.recent.front()?.number();
+        self.recent.get(number.checked_sub(oldest)? as usize)
+    }
+
     fn block(&self, number: u64) -> Result<Arc<BeaconBlock>, BeaconError> {
-        let oldest = self.recent.front().map_or(u64::MAX, |block| block.number());
-        if let Some(block) = number.checked_sub(oldest).and_then(|at| self.recent.get(at as usize))
-        {
+        if let Some(block) = self.recent(number) {
             return Ok(Arc::clone(block));
         }
         let failed = |reason: String| BeaconError::Storage { reason };

@@ -4,6 +4,7 @@ mod acks;
 mod actor;
 mod core;
 pub mod grpc;
+mod metrics;
 mod pace;
 mod snapshot;
 

@@ -33,6 +33,11 @@ impl Pace {
         *heard = Heard { cut: heard.cut.max(cut), at: head };
     }
 
+    /// How far each shard is behind, as it was last heard of.
+    pub(crate) fn lags(&self, head: u64) -> impl Iterator<Item = (ShardId, u64)> {
+        self.heard.iter().map(move |(shard, heard)| (*shard, head.saturating_sub(heard.cut)))
+    }
+
     /// How many times as long as usual to wait for the next block: 1 while all follow within a quarter
     /// of the lag that they may have, then with its square up to 16. Those that lag further are waited
     /// for only if all do.

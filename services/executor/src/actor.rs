@@ -13,7 +13,8 @@ use atoll_fabric::{Context, Cx, Fault, Handle, Machine, Reply, Service};
 use atoll_types::{Placement, ShardId};
 
 use crate::{
-    block::build_blocks, follow::follow, group::run_groups, predict::predict, shared::Shared,
+    block::build_blocks, follow::follow, group::run_groups, metrics::publish, predict::predict,
+    shared::Shared,
 };
 
 /// What an executor is told once.
@@ -108,11 +109,13 @@ impl Handle<ExecutorStats> for ExecutorService {
         _: &mut Cx<'_, Self>,
     ) {
         let counts = &self.shared.counts;
-        reply.ok(ExecutorStatsReply {
+        let stats = ExecutorStatsReply {
             local: counts.local.get(),
             groups: counts.groups.get(),
             predictions: counts.predictions.get(),
             wrong: counts.wrong.get(),
-        });
+        };
+        publish(&self.shared, &stats);
+        reply.ok(stats);
     }
 }

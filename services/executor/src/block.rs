@@ -17,7 +17,7 @@ use atoll_evm::{
     StateView,
 };
 use atoll_fabric::{Beat, Context, Fault, Waits};
-use atoll_telemetry::stages;
+use atoll_telemetry::{metrics::Timer, stages};
 use atoll_types::{
     Address, B256, Credit, CreditKind, LocalBlock, LocalTx, PANICS, Receipt, ReceiptKind, StateKey,
     StateValue, Tx, U256,
@@ -199,9 +199,10 @@ async fn one_block(
     let _stages = stages("run", shared.shard(), candidates.iter().map(|c| &c.tx));
     let (runner, at) = (shared.clone(), ground.clone());
     let work = move |waits: &Waits| {
-        let (start, count) = (Instant::now(), candidates.len());
+        let (start, count, timer) = (Instant::now(), candidates.len(), Timer::start());
         let built = runner.counts.local.measure(|| run_all(&runner, &at, candidates, waits));
         runner.pace.ran(count, start.elapsed());
+        timer.stage("execute", runner.shard());
         built
     };
     let built = shared.config.machine.run_waiting(work).await;

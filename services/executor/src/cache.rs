@@ -29,6 +29,11 @@ impl Cache {
         }
     }
 
+    /// Values held; one that is in both generations counts twice.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     pub fn get(&self, key: &StateKey) -> Option<StateValue> {
         self.young.get(key).or_else(|| self.old.get(key)).copied()
     }

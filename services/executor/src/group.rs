@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
 use atoll_evm::{Bytecode, Group, GroupError, Rules, Source};
 use atoll_fabric::Waits;
-use atoll_telemetry::stages;
+use atoll_telemetry::{metrics::Timer, stages};
 use atoll_types::{B256, GroupId, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
 
 use crate::shared::{Ground, Shared};
@@ -36,8 +36,11 @@ pub(crate) async fn run_groups(
     let _ = shared.ground.subscribe().wait_for(passed).await;
     let runner = shared.clone();
     let work = move |waits: &Waits| {
+        let timer = Timer::start();
         let all = || run_all(&runner, request, waits);
-        runner.counts.groups.measure(all)
+        let reply = runner.counts.groups.measure(all);
+        timer.stage("run", runner.shard());
+        reply
     };
     let reply = shared.config.machine.run_waiting(work).await;
     let reply = reply.map_err(|e| ExecutorError::BadGroup { what: e.to_string() })?;

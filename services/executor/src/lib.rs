@@ -8,6 +8,7 @@ mod follow;
 mod group;
 pub mod grpc;
 mod hashes;
+mod metrics;
 mod predict;
 mod shared;
 mod turns;

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use alloy_primitives::B256;
 use atoll_api::mempool::Submit;
 use atoll_fabric::Context;
-use atoll_telemetry::Stage;
+use atoll_telemetry::{
+    Stage,
+    metrics::{Timer, table},
+};
 use atoll_types::{Bytes, MAX_TX_BYTES, Placement, ShardId, TraceContext, Tx, TxError};
 use atoll_wire::v1::{SubmitTransactionsRequest, SubmitTransactionsResponse};
 use futures::{StreamExt, future, stream};
@@ -186,7 +189,12 @@ impl Submitter {
             jobs.push(async move {
                 let length = chunk.len();
                 let recover = move |raw: Result<Raw, Offered>| raw?.recover(chain_id);
-                let job = move || chunk.into_iter().map(recover).collect::<Vec<_>>();
+                let job = move || {
+                    let timer = Timer::start();
+                    let txs = chunk.into_iter().map(recover).collect::<Vec<_>>();
+                    timer.stop(&table::STAGE, || vec!["recover".to_owned(), String::new()], None);
+                    txs
+                };
                 match self.recovery.run(job).await {
                     Ok(txs) => txs,
                     Err(error) => vec![Err(Offered::not_recovered(&error)); length],
@@ -235,13 +243,15 @@ impl Submitter {
     ) -> Vec<Offered> {
         // Each transaction's stages hang under its submit.
         let (_stages, txs): (Vec<Stage>, Vec<Tx>) =
-            txs.into_iter().map(|tx| Stage::enter("submit", shard, &tx).over(tx)).unzip();
+            txs.into_iter().map(|tx| Stage::submit(shard, &tx).over(tx)).unzip();
         let named: Vec<(B256, _)> = txs.iter().map(|tx| (*tx.hash(), tx.sender())).collect();
         let context = Context { trace, deadline: None };
         let context = context.with_timeout(self.limits.offer_timeout);
         let span = tracing::debug_span!("offer", shard = shard.0, transactions = txs.len());
         let submit = &self.shards[usize::from(shard.0)].submit;
+        let timer = Timer::start();
         let reply = submit.call(context, Submit { txs }).instrument(span).await;
+        timer.stop(&table::STAGE, || vec!["submit".to_owned(), shard.to_string()], trace);
         let refused = match reply {
             Ok(reply) if reply.refused.len() == named.len() => reply.refused,
             Ok(reply) => {

@@ -11,7 +11,7 @@ use atoll_api::mempool::{
 };
 use atoll_api::state::{Read, StateError, Sync, SyncReply, TellDropped};
 use atoll_fabric::{Context, Cx, Fault, Handle, Link, Malformed, Reply, Service};
-use atoll_telemetry::Stage;
+use atoll_telemetry::{Stage, metrics::Timer};
 use atoll_types::{Basic, StateKey, Tx};
 use tokio::sync::oneshot;
 
@@ -104,11 +104,12 @@ impl MempoolService {
 
     fn admit(&mut self, mut batch: Batch) {
         let now_ms = self.now_ms();
-        let shard = self.pool.config.shard;
+        let (shard, timer) = (self.pool.config.shard, Timer::start());
         for (place, tx) in batch.txs {
             let _stage = Stage::enter("admit", shard, &tx);
             batch.answer.refused[place] = self.pool.admit(tx, now_ms).err();
         }
+        timer.stage("admit", shard);
         batch.reply.ok(batch.answer);
         self.wake();
     }
@@ -399,6 +400,7 @@ impl Handle<Pending> for MempoolService {
 impl Handle<Status> for MempoolService {
     fn handle(&mut self, _: Status, _: Context, reply: Reply<Status>, _: &mut Cx<'_, Self>) {
         let status: StatusReply = self.pool.status();
+        self.pool.metrics.publish(&self.pool.config, &status);
         reply.ok(status);
     }
 }

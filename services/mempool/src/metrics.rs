@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use atoll_api::mempool::Refused;
+use atoll_api::mempool::{Refused, StatusReply};
+use atoll_telemetry::metrics::{is_installed, set_count, table};
+
+use crate::config::Config;
 
 /// A count that only rises. Readable from any thread.
 #[derive(Debug, Default)]
@@ -55,6 +58,36 @@ impl Metrics {
     /// Transactions refused, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         REASONS.into_iter().zip(self.refused.iter().map(Counter::get))
+    }
+
+    /// Tells the process's metrics.
+    pub(crate) fn publish(&self, config: &Config, status: &StatusReply) {
+        if !is_installed() {
+            return;
+        }
+        let shard = config.shard.to_string();
+        let labels = |first: &str| [first.to_owned(), shard.clone()];
+        for (event, counter) in [
+            ("admitted", &self.admitted),
+            ("replaced", &self.replaced),
+            ("evicted", &self.evicted),
+            ("expired", &self.expired),
+            ("taken", &self.taken),
+            ("escalation_lost", &self.escalations_lost),
+        ] {
+            set_count(&table::MEMPOOL_EVENTS, &labels(event), counter.get());
+        }
+        for (reason, count) in self.refused() {
+            set_count(&table::MEMPOOL_REFUSED, &labels(reason), count);
+        }
+        let StatusReply { pending, queued, under_way, size_bytes } = *status;
+        for (state, count) in [("pending", pending), ("queued", queued), ("under_way", under_way)] {
+            set_count(&table::MEMPOOL_TXS, &labels(state), count);
+        }
+        let one = [shard.clone()];
+        set_count(&table::MEMPOOL_SIZE, &one, size_bytes);
+        set_count(&table::MEMPOOL_SIZE_LIMIT, &one, config.limits.max_bytes as u64);
+        set_count(&table::MEMPOOL_TXS_LIMIT, &one, config.limits.max_txs as u64);
     }
 
     pub(crate) fn count_refused(&self, refused: &Refused) {

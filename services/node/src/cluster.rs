@@ -15,6 +15,7 @@ use atoll_gateway::{BeaconLinks, Ledger, Rpc, RpcConfig, RpcLinks, ShardLinks};
 use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
+use atoll_telemetry::metrics;
 use atoll_types::{Placement, ShardId};
 use tonic::{service::RoutesBuilder, transport::Endpoint};
 
@@ -24,6 +25,7 @@ use crate::{
     genesis::{Genesis, keys_are_public, keys_of_chain},
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
     slot::Slot,
+    telemetry::{Attributes, Gatherer, MetricsPort},
     world::{Process, World},
 };
 
@@ -67,6 +69,9 @@ pub struct Cluster {
     rpc_server: Option<Rpc>,
     /// Where operators reach it, if that stands here.
     pub admin: Option<SocketAddr>,
+    /// Where Prometheus reaches it, if it is told to.
+    pub metrics: Option<SocketAddr>,
+    metrics_port: Option<MetricsPort>,
     /// Closed from the outside in.
     ports: Vec<Port>,
     slots: Vec<Slots>,
@@ -81,6 +86,11 @@ impl Cluster {
 
     /// Starts it in a world that need not be this process's own.
     pub async fn start_in(config: &Config, world: Arc<dyn World>) -> anyhow::Result<Self> {
+        if config.metrics.is_some() {
+            // Before anything starts that counts.
+            let clock = world.clone();
+            metrics::install(Arc::new(move || clock.nanos()));
+        }
         let genesis = Genesis::new(&config.chain)?;
         let placement = config.chain.placement();
         let slots: Vec<Slots> = (0..config.chain.shards).map(|_| Slots::new()).collect();
@@ -110,6 +120,8 @@ impl Cluster {
             rpc: None,
             rpc_server: None,
             admin: None,
+            metrics: None,
+            metrics_port: None,
             ports: Vec::new(),
             slots,
             beacon_slot,
@@ -130,6 +142,7 @@ impl Cluster {
         cluster.places.extend(places);
         cluster.start_gateway(config).await?;
         cluster.start_admin(config).await?;
+        cluster.start_metrics(config).await?;
         Ok(cluster)
     }
 
@@ -362,8 +375,26 @@ impl Cluster {
         Ok(())
     }
 
+    async fn start_metrics(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(metrics) = &config.metrics else { return Ok(()) };
+        let resource = Attributes::new(config, std::env::vars());
+        let port = MetricsPort::open(metrics.listen, self.gatherer(config), resource).await?;
+        tracing::info!(address = %port.address, "metrics are served");
+        self.metrics = Some(port.address);
+        self.metrics_port = Some(port);
+        Ok(())
+    }
+
+    /// What asks the services of this process for their counts.
+    pub fn gatherer(&self, config: &Config) -> Gatherer {
+        Gatherer::new(config, &self.shards, &self.beacon)
+    }
+
     /// Stops from the outside in, so that each actor can finish what it has taken on.
     pub async fn stop(mut self) {
+        if let Some(port) = self.metrics_port.take() {
+            port.close();
+        }
         if let Some(rpc) = self.rpc_server.take() {
             rpc.stop().await;
         }
@@ -494,6 +525,7 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         beacon: Some(crate::config::Beacon::default()),
         gateway: Some(crate::config::Gateway { listen: gateway, rpc: None }),
         admin: None,
+        metrics: None,
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),
         storage: crate::config::Storage::default(),

@@ -38,6 +38,9 @@ pub struct Config {
     /// What operators ask of a running cluster, if it stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
+    /// Where Prometheus finds what this process counts, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
     /// Where to find what does not stand here.
     #[serde(default)]
     pub address: Addresses,
@@ -181,6 +184,13 @@ pub struct Gateway {
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where operators reach it.
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `/metrics` is served over HTTP.
     pub listen: SocketAddr,
 }
 

@@ -4,11 +4,15 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use atoll_fabric::Door;
+use atoll_telemetry::metrics::is_installed;
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::world::{Served, World};
+use crate::{
+    telemetry::Calls,
+    world::{Served, World},
+};
 
 /// Longest message between processes of a cluster, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
@@ -45,7 +49,11 @@ impl Port {
         routes.add_service(descriptors().build_v1alpha()?);
         add(&mut routes);
         let (stop, mut stopped) = watch::channel(false);
-        let router = server.add_routes(world.routes(routes.routes()));
+        let mut routes = world.routes(routes.routes());
+        if is_installed() {
+            routes = routes.into_axum_router().layer(Calls).into();
+        }
+        let router = server.add_routes(routes);
         let stop_now = async move {
             // An error says that nobody can stop it any more: then it stops too.
             let _ = stopped.wait_for(|stop| *stop).await;

@@ -96,15 +96,17 @@ async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 async fn up(args: UpArgs) -> anyhow::Result<()> {
-    let _telemetry = Telemetry::install("warn")?;
     let config = args.config()?;
+    let mut telemetry = Telemetry::install("warn", &config)?;
     let cluster = Cluster::start(&config).await?;
+    telemetry.export(cluster.gatherer(&config));
     announce(&cluster, &config)?;
     println!("{}", banner(&cluster, &config)?);
     asked_to_stop().await?;
     eprintln!("stopping");
     target::remove();
     cluster.stop().await;
+    telemetry.stop().await;
     Ok(())
 }
 
@@ -127,13 +129,15 @@ fn announce(cluster: &Cluster, config: &Config) -> anyhow::Result<()> {
 }
 
 async fn node(args: NodeArgs) -> anyhow::Result<()> {
-    let _telemetry = Telemetry::install("info")?;
     let config = Config::load(&args.config, std::env::vars(), &args.settings)?;
+    let mut telemetry = Telemetry::install("info", &config)?;
     let cluster = Cluster::start(&config).await?;
+    telemetry.export(cluster.gatherer(&config));
     tracing::info!(config = %args.config.display(), "started");
     asked_to_stop().await?;
     tracing::info!("stopping");
     cluster.stop().await;
+    telemetry.stop().await;
     Ok(())
 }
 

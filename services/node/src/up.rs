@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::target::is_own_file,
     cluster::{Cluster, all_here},
-    config::{Admin, Alloc, Beginning, Chain, Config},
+    config::{Admin, Alloc, Beginning, Chain, Config, Metrics},
     genesis::{DEVELOPMENT_MNEMONIC, MAX_DEVELOPMENT_ACCOUNTS, keys_are_public, keys_of_chain},
     place::now_ms,
 };
@@ -44,7 +44,7 @@ pub struct UpArgs {
     /// Where wallets and Ethereum's tools reach it by JSON-RPC, HTTP and WebSocket; `off`: not at all
     /// [default: 127.0.0.1:8545, or not at all if that is taken].
     #[arg(long)]
-    pub rpc: Option<RpcPort>,
+    pub rpc: Option<OptionalPort>,
     #[arg(long, default_value_t = 31_337)]
     pub chain_id: u64,
     /// Gas limit of a block.
@@ -64,6 +64,10 @@ pub struct UpArgs {
     /// Where operators reach it, for `atoll backup`; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub admin: SocketAddr,
+    /// Where Prometheus finds what the cluster counts, at /metrics; `off`: nothing is counted
+    /// [default: 127.0.0.1:9464, or nothing if that is taken].
+    #[arg(long, value_name = "ADDRESS|off")]
+    pub metrics: Option<OptionalPort>,
     /// Longest time between beacon blocks while there is work, in milliseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub block_ms: u64,
@@ -72,11 +76,14 @@ pub struct UpArgs {
 /// Where Ethereum's tools look for a node.
 const USUAL_RPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8545);
 
-/// Where JSON-RPC is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RpcPort(pub Option<SocketAddr>);
+/// Where collectors look for metrics.
+const USUAL_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
-impl FromStr for RpcPort {
+/// Where something is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalPort(pub Option<SocketAddr>);
+
+impl FromStr for OptionalPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -119,11 +126,12 @@ impl UpArgs {
         let mut config = all_here(chain, &self.data, self.listen);
         if let Some(gateway) = &mut config.gateway {
             gateway.rpc = match self.rpc {
-                Some(RpcPort(rpc)) => rpc,
-                // A second cluster beside the first one is no mistake.
-                None => TcpListener::bind(USUAL_RPC).is_ok().then_some(USUAL_RPC),
+                Some(OptionalPort(rpc)) => rpc,
+                None => if_free(USUAL_RPC),
             };
         }
+        let metrics = self.metrics.map_or_else(|| if_free(USUAL_METRICS), |OptionalPort(at)| at);
+        config.metrics = metrics.map(|listen| Metrics { listen });
         config.admin = Some(Admin { listen: self.admin });
         if let Some(beacon) = &mut config.beacon {
             beacon.block_ms = self.block_ms;
@@ -205,6 +213,11 @@ impl UpArgs {
     }
 }
 
+/// A second cluster beside the first one is no mistake.
+fn if_free(at: SocketAddr) -> Option<SocketAddr> {
+    TcpListener::bind(at).is_ok().then_some(at)
+}
+
 /// A chain that begins now, with the development accounts.
 pub(crate) fn development_chain(chain_id: u64, shards: u16) -> Chain {
     Chain {
@@ -276,6 +289,10 @@ pub fn banner(cluster: &Cluster, config: &Config) -> anyhow::Result<String> {
             None => {
                 format!("  JSON-RPC  off, or {USUAL_RPC} is taken; --rpc ADDRESS names another")
             }
+        },
+        match cluster.metrics {
+            Some(metrics) => format!("  metrics   http://{metrics}/metrics"),
+            None => format!("  metrics   off, or {USUAL_METRICS} is taken; --metrics ADDRESS"),
         },
         format!("  chain id  {}", config.chain.chain_id),
         format!("  data      {}", config.data.display()),

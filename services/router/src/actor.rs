@@ -14,11 +14,13 @@ use atoll_api::{
     },
 };
 use atoll_fabric::{Context, Cx, Fault, Handle, Reply, Service};
+use atoll_telemetry::Stage;
 use atoll_types::{LateAsk, LateLease, Placement, ShardId};
 
 use crate::{
     announce, assemble, escalate, follow,
     jobs::Job,
+    metrics::publish,
     outbound, refresh,
     shared::{Shared, lock},
 };
@@ -104,7 +106,11 @@ impl Handle<Escalate> for RouterService {
             return reply.err(Fault::Overloaded { service, limit });
         }
         self.shared.counts.escalated.add(ask.txs.len());
-        let new = |tx| Job::New { tx, waits_since: None };
+        let shard = self.shared.shard();
+        let new = |tx| {
+            let (_stage, tx) = Stage::escalate(shard, &tx).over(tx);
+            Job::New { tx, waits_since: None }
+        };
         self.shared.add_jobs(ask.txs.into_iter().map(new));
         reply.ok(());
     }
@@ -243,7 +249,9 @@ impl Handle<RouterStats> for RouterService {
         reply: Reply<RouterStats>,
         _: &mut Cx<'_, Self>,
     ) {
-        reply.ok(self.shared.counts.reply());
+        let stats = self.shared.counts.reply();
+        publish(&self.shared, &stats);
+        reply.ok(stats);
     }
 }
 

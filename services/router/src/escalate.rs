@@ -13,7 +13,7 @@ use atoll_api::{
     state::{Refusal, Share, Withdraw},
 };
 use atoll_fabric::Beat;
-use atoll_telemetry::{Stage, stages};
+use atoll_telemetry::{Stage, metrics::Timer, stages};
 use atoll_types::{Address, B256, Intent, ShardId, SharedTx, StateKey, Tx, Write};
 use tokio::sync::oneshot;
 
@@ -59,8 +59,10 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
     let txs: Vec<Tx> = batch.iter().map(|job| job.tx().clone()).collect();
     let senders: Vec<Address> = txs.iter().map(Tx::sender).collect();
     let predictions = {
-        let _stages = stages("predict", shared.shard(), &txs);
-        predict(shared, txs).await
+        let (_stages, timer) = (stages("predict", shared.shard(), &txs), Timer::start());
+        let predictions = predict(shared, txs).await;
+        timer.stage("predict", shared.shard());
+        predictions
     };
     let predictions = match predictions {
         Ok(predictions) => predictions,
@@ -78,6 +80,7 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
     let Sorted { debits, mut ends, withdrawn, first, again, .. } = sorted;
     withdraw(shared, withdrawn).await;
     ends.extend(debit(shared, debits).await);
+    let timer = (!first.is_empty() || !again.is_empty()).then(Timer::start);
     let (sharing, unshared) = share(shared, first).await;
     // What is not shared again stays in the outbox, for the refresh.
     let (sharing_again, _) = share(shared, again).await;
@@ -87,6 +90,9 @@ async fn one_batch(shared: &Arc<Shared>, batch: Vec<Job>) {
     ends.extend(unshared);
     report(shared, ends).await;
     announce_when_held(shared, sharing.into_iter().chain(sharing_again)).await;
+    if let Some(timer) = timer {
+        timer.stage("share", shared.shard());
+    }
 }
 
 /// For each sender the first nonce of which nothing could be said in the end: later ones may only have

@@ -9,6 +9,7 @@ mod follow;
 pub mod grpc;
 mod hints;
 mod jobs;
+mod metrics;
 mod outbound;
 mod refresh;
 mod shared;

@@ -1,7 +1,7 @@
 //! The shell around [`Core`]: carries out what it says, holds replies until what they depend on is
 //! durable, and answers those who wait for something to happen.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use atoll_api::state::{
     AcceptParts, Append, Cut, Feed, LeaseLate, Lookup, Outbox, Progress, Prove, PutCodes,
@@ -11,6 +11,7 @@ use atoll_api::state::{
 use atoll_fabric::{Context, Cx, Fault, Handle, Machine, Reply, Rpc, Service};
 use atoll_journal::{Journal, Journaled, Keeper, SnapshotConfig, pump};
 use atoll_store::{Log, Snapshots};
+use atoll_telemetry::metrics::Timer;
 use atoll_types::{Anchor, encode};
 
 use crate::{
@@ -39,6 +40,8 @@ pub struct StateService {
     anchor: Anchor,
     version: u64,
     next_waiter: u64,
+    /// Local blocks that no cut has taken in, with when they were appended.
+    pub(crate) unanchored: VecDeque<(u64, Timer)>,
     readers: Vec<Waiter<Read>>,
     progresses: Vec<Waiter<Progress>>,
     syncs: Vec<Waiter<Sync>>,
@@ -61,6 +64,7 @@ impl StateService {
             journal: Journal::new(log),
             version: 1,
             next_waiter: 0,
+            unanchored: VecDeque::new(),
             readers: Vec::new(),
             progresses: Vec::new(),
             syncs: Vec::new(),
@@ -311,6 +315,10 @@ impl Journaled for StateService {
         &mut self.journal
     }
 
+    fn shard_label(&self) -> String {
+        self.core.owner().shard().to_string()
+    }
+
     fn synced(&mut self, cx: &mut Cx<'_, Self>) {
         // Who has to know that the volume is full, or is not any more.
         let full = self.journal.is_low();
@@ -363,10 +371,6 @@ macro_rules! looks {
 }
 
 changes! {
-    Append => |core, message| match core.values.is_behind() {
-        false => core.append(message),
-        true => Err(Fault::Overloaded { service: "index".into(), limit: MOST_WAITING }.into()),
-    };
     Share => |core, message| core.share(message);
     Withdraw => |core, message| core.withdraw(message);
     Quarantine => |core, message| core.quarantine(message.txs);
@@ -386,15 +390,37 @@ looks! {
     Lookup => |core, message| core.lookup(&message);
 }
 
+impl Handle<Append> for StateService {
+    fn handle(&mut self, block: Append, _: Context, reply: Reply<Append>, cx: &mut Cx<'_, Self>) {
+        if let Err(full) = self.check_room() {
+            return reply.err(full);
+        }
+        if self.core.values.is_behind() {
+            let behind = Fault::Overloaded { service: "index".into(), limit: MOST_WAITING };
+            return reply.err(behind);
+        }
+        let timer = Timer::start();
+        let result = self.core.append(block);
+        if result.is_ok() {
+            self.appended(timer);
+        }
+        self.done(reply, result, cx);
+    }
+}
+
 impl Handle<Cut> for StateService {
     fn handle(&mut self, cut: Cut, _: Context, reply: Reply<Cut>, cx: &mut Cx<'_, Self>) {
         if let Err(full) = self.check_room() {
             return reply.err(full);
         }
         let before = self.core.owner().cut_number();
+        let (timer, anchored) = (Timer::start(), self.anchored(&cut.block));
         let result = self.core.cut(cut);
         self.done(reply, result, cx);
+        self.finals();
         if self.core.owner().cut_number() > before {
+            timer.stage("apply", self.core.owner().shard());
+            self.publish(anchored);
             self.passed_cut(cx);
             self.settle_early(cx);
         }

@@ -39,6 +39,7 @@ use crate::{
     quarantine::Quarantine,
     record::Record,
     roots::{RootError, Roots, TreeConfig},
+    traced::Traced,
     values::Values,
 };
 
@@ -102,6 +103,7 @@ pub struct Core {
     early: BTreeMap<ShardId, Settlement>,
     /// The oldest round of which what ran is kept.
     pub(crate) kept_from: u64,
+    pub(crate) traced: Traced,
     /// Of the chain's beginning.
     genesis: B256,
     /// Bytes of log since the last snapshot, when this was opened.
@@ -168,9 +170,11 @@ impl Core {
             Verdict::Abort(_) => None,
         });
         let _applied = self.group_stages("apply", committed);
+        self.traced.decide(&self.owner, &cut.block);
         let record = Record::Cut(cut.block);
         let (returned, opened) = self.apply(&record).map_err(storage)?;
         drop(self.group_stages("lease", opened.iter().map(|plan| plan.id)));
+        self.traced.planned(&self.owner, &opened);
         let reply = self.cut_reply(returned, opened);
         Ok((reply, Some(record)))
     }
@@ -218,6 +222,9 @@ impl Core {
         let record = (!fresh.is_empty()).then_some(Record::Share(fresh));
         if let Some(record) = &record {
             self.apply(record).map_err(storage)?;
+            if let Record::Share(fresh) = record {
+                fresh.iter().for_each(|shared| self.traced.shared(&self.owner, shared));
+            }
         }
         Ok((ShareReply { refused }, record))
     }

@@ -6,11 +6,13 @@ mod core;
 mod events;
 pub mod grpc;
 mod history;
+mod metrics;
 mod quarantine;
 mod record;
 mod roots;
 mod rounds;
 mod snapshot;
+mod traced;
 mod values;
 mod view;
 

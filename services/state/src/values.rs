@@ -273,6 +273,16 @@ impl Values {
         found.map(|bytes| decode(&bytes).map_err(corrupt)).transpose()
     }
 
+    /// Values in memory; one that is in both generations counts twice.
+    pub fn cached(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// How many values there may be.
+    pub fn capacity(&self) -> usize {
+        2 * self.capacity
+    }
+
     /// How many entries wait for the index.
     pub fn waiting(&self) -> usize {
         self.dirty.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())

@@ -15,6 +15,10 @@ impl Fences {
         self.0.contains_key(key)
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &StateKey> {
         self.0.keys()
     }

@@ -309,6 +309,11 @@ impl Owner {
         self.fences.keys()
     }
 
+    /// How many those are.
+    pub fn fence_count(&self) -> usize {
+        self.fences.len()
+    }
+
     /// Own transactions that are shared and not ended.
     pub fn own_shared(&self) -> impl Iterator<Item = &SharedTx> {
         let own = self.shared.values().filter(|shared| shared.tx.origin == self.config.shard);

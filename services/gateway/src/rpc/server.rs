@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atoll_telemetry::metrics::{Timer, table};
 use jsonrpsee::RpcModule;
 use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::traits::IdProvider;
@@ -68,6 +69,15 @@ impl Rpc {
     }
 }
 
+/// Of a call, by OpenTelemetry's conventions.
+fn labels(method: &str, answer: &Result<Value, ErrorObjectOwned>) -> Vec<String> {
+    let status = match answer {
+        Ok(_) => "OK".to_owned(),
+        Err(error) => error.code().to_string(),
+    };
+    vec!["jsonrpc".to_owned(), method.to_owned(), status]
+}
+
 fn methods(
     ledger: &Ledger,
     config: RpcConfig,
@@ -78,9 +88,14 @@ fn methods(
     let more = if development { DEVELOPMENT_METHODS } else { &[] };
     for method in METHODS.iter().chain(more).copied() {
         module.register_async_method(method, move |params, shared, _| async move {
-            let params = Params::read(&params)?;
-            let answer = shared.answer(method, params).await?;
-            Ok::<Value, ErrorObjectOwned>(answer)
+            let timer = Timer::start();
+            let answer = match Params::read(&params) {
+                Ok(params) => shared.answer(method, params).await,
+                Err(failure) => Err(failure),
+            };
+            let answer = answer.map_err(ErrorObjectOwned::from);
+            timer.stop(&table::RPC, || labels(method, &answer), None);
+            answer
         })?;
     }
     for method in TRACE_METHODS.iter().copied() {

@@ -17,6 +17,7 @@ use crate::{
     quarantine::Quarantine,
     record::Record,
     roots::{Roots, Stopped},
+    traced::Traced,
     values::Values,
     view::View,
 };
@@ -117,6 +118,7 @@ impl Core {
             quarantine,
             ended_at: 0,
             early: BTreeMap::new(),
+            traced: Traced::default(),
             roots,
             wrong_root: None,
             kept_from,
@@ -174,6 +176,7 @@ impl Core {
             quarantine: Quarantine::default(),
             ended_at: 0,
             early: BTreeMap::new(),
+            traced: Traced::default(),
             roots: Roots::new(config.owner.shard, &config.tree)?,
             wrong_root: None,
             kept_from: 0,

@@ -1,0 +1,5 @@
+//! Prints docs/metrics.md.
+
+fn main() {
+    print!("{}", atoll_telemetry::metrics::docs::page());
+}

@@ -16,6 +16,7 @@ use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
 use atoll_types::{Placement, ShardId};
+use tokio::task::JoinHandle;
 use tonic::{service::RoutesBuilder, transport::Endpoint};
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     config::{Config, Role, Shard, ShardAddress},
     genesis::{Genesis, keys_are_public, keys_of_chain},
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
+    ready,
     slot::Slot,
     world::{Process, World},
 };
@@ -72,6 +74,8 @@ pub struct Cluster {
     slots: Vec<Slots>,
     beacon_slot: Slot<Local<BeaconService>>,
     places: Vec<Place>,
+    /// Who tells whether it is ready.
+    ready: Option<JoinHandle<()>>,
 }
 
 impl Cluster {
@@ -114,6 +118,7 @@ impl Cluster {
             slots,
             beacon_slot,
             places: Vec::new(),
+            ready: None,
         };
         cluster.start_beacon(config).await?;
         // States first: the others ask them at once.
@@ -131,6 +136,13 @@ impl Cluster {
         cluster.start_gateway(config).await?;
         cluster.start_admin(config).await?;
         Ok(cluster)
+    }
+
+    /// Has the health service of every port tell from now on whether this process is ready.
+    pub fn tell_readiness(&mut self, config: &Config) {
+        let needs = ready::Needs::of(config, &self.beacon, &self.shards);
+        let reporters = self.ports.iter().map(|port| port.health.clone()).collect();
+        self.ready = Some(tokio::spawn(needs.tell(reporters)));
     }
 
     fn clock(&self) -> Arc<dyn Fn() -> u64 + Send + Sync> {
@@ -364,6 +376,11 @@ impl Cluster {
 
     /// Stops from the outside in, so that each actor can finish what it has taken on.
     pub async fn stop(mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.abort();
+            // It must not say "ready" once a port has said the opposite.
+            let _ = ready.await;
+        }
         if let Some(rpc) = self.rpc_server.take() {
             rpc.stop().await;
         }

@@ -8,7 +8,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::world::{Served, World};
+use crate::{
+    ready,
+    world::{Served, World},
+};
 
 /// Longest message between processes of a cluster, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
@@ -16,7 +19,7 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
 /// A port that is being served.
 pub(crate) struct Port {
     pub address: SocketAddr,
-    health: HealthReporter,
+    pub health: HealthReporter,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -34,6 +37,7 @@ impl Port {
         for name in names.iter().copied().chain([""]) {
             health.set_service_status(name, ServingStatus::Serving).await;
         }
+        health.set_service_status(ready::NAME, ServingStatus::NotServing).await;
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
         let descriptors = || {
@@ -59,7 +63,9 @@ impl Port {
 
     /// Says "not serving", answers what is under way, and closes.
     pub async fn close(self) {
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        for name in ["", ready::NAME] {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
         self.stop.send_replace(true);
         // Streams that clients hold open do not end by themselves.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;

@@ -98,7 +98,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
 async fn up(args: UpArgs) -> anyhow::Result<()> {
     let _telemetry = Telemetry::install("warn")?;
     let config = args.config()?;
-    let cluster = Cluster::start(&config).await?;
+    let mut cluster = Cluster::start(&config).await?;
+    cluster.tell_readiness(&config);
     announce(&cluster, &config)?;
     println!("{}", banner(&cluster, &config)?);
     asked_to_stop().await?;
@@ -129,7 +130,8 @@ fn announce(cluster: &Cluster, config: &Config) -> anyhow::Result<()> {
 async fn node(args: NodeArgs) -> anyhow::Result<()> {
     let _telemetry = Telemetry::install("info")?;
     let config = Config::load(&args.config, std::env::vars(), &args.settings)?;
-    let cluster = Cluster::start(&config).await?;
+    let mut cluster = Cluster::start(&config).await?;
+    cluster.tell_readiness(&config);
     tracing::info!(config = %args.config.display(), "started");
     asked_to_stop().await?;
     tracing::info!("stopping");

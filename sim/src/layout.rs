@@ -111,6 +111,7 @@ impl Layout {
             gateway: is_gateway
                 .then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into(), rpc: None }),
             admin: None,
+            health: None,
             address: Addresses {
                 beacon: (!is_beacon).then(|| format!("http://beacon:{PORT}")),
                 shard: others.map(|id| self.address(id)).collect(),

@@ -88,7 +88,8 @@ class Processes:
     def rewrite(self, process, text):
         def url(match):
             other, port = self.resolve(match[2], int(match[3]))
-            return f"{match[1]}://{other.address}:{port}"
+            # What is not Atoll does not run here.
+            return f"{match[1]}://{other.address if other else '127.0.0.1'}:{port}"
 
         text = re.sub(r"\b(https?)://([a-z][\w.-]*):(\d+)", url, text)
         text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1):", f"{process.address}:", text)

@@ -33,14 +33,15 @@ def is_ours(image):
 
 
 def from_kubernetes(documents, image):
-    """The processes of rendered manifests that run Atoll, and who resolves their names."""
+    """The processes of rendered manifests that run Atoll, and who resolves names: to a process, or to None
+    for what runs something else, and a port."""
     pods = manifests.pods(documents)
     processes = [kubernetes_process(documents, pod, image) for pod in pods if is_ours(pod.container["image"])]
     by_name = {process.name: process for process in processes}
 
     def resolve(host, port):
         pod, number = manifests.resolve(documents, pods, host, port)
-        return by_name[pod.name], number
+        return by_name.get(pod.name), number
 
     return processes, resolve
 
@@ -95,10 +96,24 @@ def field_of(documents, pod, path):
     return {"metadata.name": pod.name, "metadata.namespace": namespace, "spec.nodeName": "node"}[path]
 
 
+def compose_services(paths):
+    """The services of compose files, later ones over earlier ones: enough of compose's rules for ours."""
+    services = {}
+    for path in paths:
+        for name, service in yaml.safe_load(path.read_text())["services"].items():
+            before = services.setdefault(name, {})
+            variables = {**before.get("environment", {}), **service.get("environment", {})}
+            before.update(service)
+            before["environment"] = variables
+    return services
+
+
 def from_compose(path, image):
-    """The services of a compose file that run Atoll, and who resolves their names."""
+    """The services of a compose file that run Atoll, and who resolves their names. A file that stands
+    on top of compose.yaml is called compose.….yaml."""
     path = pathlib.Path(path)
-    services = yaml.safe_load(path.read_text())["services"]
+    base = path.parent / "compose.yaml"
+    services = compose_services([base] if path == base else [base, path])
     processes = []
     for name, service in services.items():
         if is_ours(service["image"]):
@@ -106,10 +121,9 @@ def from_compose(path, image):
     by_name = {process.name: process for process in processes}
 
     def resolve(host, port):
-        process = by_name[host]
-        if not set(services[host]["networks"]) & {"cluster"}:
+        if "cluster" not in services.get(host, {}).get("networks", []):
             raise manifests.Unresolved(f"{host} is not on the network of the cluster")
-        return process, port
+        return by_name.get(host), port
 
     return processes, resolve
 

@@ -135,6 +135,7 @@ impl Cluster {
         cluster.places.extend(places);
         cluster.start_gateway(config).await?;
         cluster.start_admin(config).await?;
+        cluster.start_health(config).await?;
         Ok(cluster)
     }
 
@@ -374,12 +375,24 @@ impl Cluster {
         Ok(())
     }
 
+    async fn start_health(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(health) = &config.health else { return Ok(()) };
+        let names = ready::names(config);
+        let port = Port::open(&*self.world, internal_server(), health.listen, &names, |_| {});
+        // Closed last: it says "not serving" for as long as it can.
+        self.ports.insert(0, port.await?);
+        Ok(())
+    }
+
     /// Stops from the outside in, so that each actor can finish what it has taken on.
     pub async fn stop(mut self) {
         if let Some(ready) = self.ready.take() {
             ready.abort();
             // It must not say "ready" once a port has said the opposite.
             let _ = ready.await;
+        }
+        for port in &self.ports {
+            port.say_not_serving().await;
         }
         if let Some(rpc) = self.rpc_server.take() {
             rpc.stop().await;
@@ -473,7 +486,7 @@ fn remote(config: &Config, world: &dyn World, url: &str) -> anyhow::Result<Remot
     Ok(Remote::new(world.connect(endpoint), config.limits.actor_calls, timeout))
 }
 
-fn service_name(role: Role) -> &'static str {
+pub(crate) fn service_name(role: Role) -> &'static str {
     match role {
         Role::Mempool => "atoll.v1.MempoolService",
         Role::Executor => "atoll.v1.ExecutorService",
@@ -511,6 +524,7 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         beacon: Some(crate::config::Beacon::default()),
         gateway: Some(crate::config::Gateway { listen: gateway, rpc: None }),
         admin: None,
+        health: None,
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),
         storage: crate::config::Storage::default(),

@@ -36,6 +36,9 @@ pub struct Config {
     /// What operators ask of a running cluster, if it stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
+    /// A port with nothing but health, for whoever has no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Where to find what does not stand here.
     #[serde(default)]
     pub address: Addresses,
@@ -179,6 +182,13 @@ pub struct Gateway {
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where operators reach it.
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Where it is asked.
     pub listen: SocketAddr,
 }
 

@@ -61,11 +61,15 @@ impl Port {
         Ok(Self { address, health, stop, task })
     }
 
-    /// Says "not serving", answers what is under way, and closes.
-    pub async fn close(self) {
+    pub async fn say_not_serving(&self) {
         for name in ["", ready::NAME] {
             self.health.set_service_status(name, ServingStatus::NotServing).await;
         }
+    }
+
+    /// Says "not serving", answers what is under way, and closes.
+    pub async fn close(self) {
+        self.say_not_serving().await;
         self.stop.send_replace(true);
         // Streams that clients hold open do not end by themselves.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;

@@ -11,7 +11,10 @@ use atoll_fabric::Context;
 use tokio::time::MissedTickBehavior;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{cluster::ShardClients, config::Config};
+use crate::{
+    cluster::{ShardClients, service_name},
+    config::Config,
+};
 
 /// The name that the health service of every port knows.
 pub(crate) const NAME: &str = "ready";
@@ -23,6 +26,15 @@ const FAR: u64 = 256;
 const LOOK: Duration = Duration::from_millis(500);
 /// Enough for whoever answers at all.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The services that stand in a process.
+pub(crate) fn names(config: &Config) -> Vec<&'static str> {
+    let roles = config.shard.iter().flat_map(|shard| &shard.roles);
+    let mut names: Vec<_> = roles.map(|role| service_name(*role)).collect();
+    names.extend(config.beacon.as_ref().map(|_| "atoll.v1.BeaconService"));
+    names.extend(config.gateway.as_ref().map(|_| "atoll.v1.LedgerService"));
+    names
+}
 
 /// What a process has to have before it is ready.
 pub(crate) struct Needs {

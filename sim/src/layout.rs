@@ -112,6 +112,7 @@ impl Layout {
                 .then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into(), rpc: None }),
             admin: None,
             metrics: None,
+            health: None,
             address: Addresses {
                 beacon: (!is_beacon).then(|| format!("http://beacon:{PORT}")),
                 shard: others.map(|id| self.address(id)).collect(),

@@ -292,6 +292,7 @@ impl Plan {
             gateway: None,
             admin: None,
             metrics: None,
+            health: None,
             address: self.addresses(name),
             limits: Limits::default(),
             // Some of each index.
@@ -431,6 +432,15 @@ impl Processes {
         for name in names {
             self.running.remove(name).with_context(|| format!("no {name} runs"))?.kill()?;
         }
+        Ok(())
+    }
+
+    /// Stops one process with SIGTERM; it has to end with code 0.
+    pub async fn end(&mut self, name: &str) -> anyhow::Result<()> {
+        let mut process = self.running.remove(name).with_context(|| format!("no {name} runs"))?;
+        process.terminate()?;
+        let status = process.ended().await?;
+        ensure!(status.code() == Some(0), "{name}: {status} after SIGTERM");
         Ok(())
     }
 

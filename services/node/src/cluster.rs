@@ -17,6 +17,7 @@ use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
 use atoll_telemetry::metrics;
 use atoll_types::{Placement, ShardId};
+use tokio::task::JoinHandle;
 use tonic::{service::RoutesBuilder, transport::Endpoint};
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     config::{Config, Role, Shard, ShardAddress},
     genesis::{Genesis, keys_are_public, keys_of_chain},
     listen::{MAX_MESSAGE_BYTES, Port, internal_server},
+    ready,
     slot::Slot,
     telemetry::{Attributes, Gatherer, MetricsPort},
     world::{Process, World},
@@ -77,6 +79,8 @@ pub struct Cluster {
     slots: Vec<Slots>,
     beacon_slot: Slot<Local<BeaconService>>,
     places: Vec<Place>,
+    /// Who tells whether it is ready.
+    ready: Option<JoinHandle<()>>,
 }
 
 impl Cluster {
@@ -126,6 +130,7 @@ impl Cluster {
             slots,
             beacon_slot,
             places: Vec::new(),
+            ready: None,
         };
         cluster.start_beacon(config).await?;
         // States first: the others ask them at once.
@@ -143,7 +148,15 @@ impl Cluster {
         cluster.start_gateway(config).await?;
         cluster.start_admin(config).await?;
         cluster.start_metrics(config).await?;
+        cluster.start_health(config).await?;
         Ok(cluster)
+    }
+
+    /// Has the health service of every port tell from now on whether this process is ready.
+    pub fn tell_readiness(&mut self, config: &Config) {
+        let needs = ready::Needs::of(config, &self.beacon, &self.shards);
+        let reporters = self.ports.iter().map(|port| port.health.clone()).collect();
+        self.ready = Some(tokio::spawn(needs.tell(reporters)));
     }
 
     fn clock(&self) -> Arc<dyn Fn() -> u64 + Send + Sync> {
@@ -390,10 +403,27 @@ impl Cluster {
         Gatherer::new(config, &self.shards, &self.beacon)
     }
 
+    async fn start_health(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(health) = &config.health else { return Ok(()) };
+        let names = ready::names(config);
+        let port = Port::open(&*self.world, internal_server(), health.listen, &names, |_| {});
+        // Closed last: it says "not serving" for as long as it can.
+        self.ports.insert(0, port.await?);
+        Ok(())
+    }
+
     /// Stops from the outside in, so that each actor can finish what it has taken on.
     pub async fn stop(mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.abort();
+            // It must not say "ready" once a port has said the opposite.
+            let _ = ready.await;
+        }
         if let Some(port) = self.metrics_port.take() {
             port.close();
+        }
+        for port in &self.ports {
+            port.say_not_serving().await;
         }
         if let Some(rpc) = self.rpc_server.take() {
             rpc.stop().await;
@@ -487,7 +517,7 @@ fn remote(config: &Config, world: &dyn World, url: &str) -> anyhow::Result<Remot
     Ok(Remote::new(world.connect(endpoint), config.limits.actor_calls, timeout))
 }
 
-fn service_name(role: Role) -> &'static str {
+pub(crate) fn service_name(role: Role) -> &'static str {
     match role {
         Role::Mempool => "atoll.v1.MempoolService",
         Role::Executor => "atoll.v1.ExecutorService",
@@ -526,6 +556,7 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         gateway: Some(crate::config::Gateway { listen: gateway, rpc: None }),
         admin: None,
         metrics: None,
+        health: None,
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),
         storage: crate::config::Storage::default(),

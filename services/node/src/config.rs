@@ -41,6 +41,9 @@ pub struct Config {
     /// Where Prometheus finds what this process counts, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// A port with nothing but health, for whoever has no certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Where to find what does not stand here.
     #[serde(default)]
     pub address: Addresses,
@@ -191,6 +194,13 @@ pub struct Admin {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Where `/metrics` is served over HTTP.
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Where it is asked.
     pub listen: SocketAddr,
 }
 

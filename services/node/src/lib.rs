@@ -10,6 +10,7 @@ pub mod config;
 pub mod genesis;
 mod listen;
 mod place;
+mod ready;
 pub mod replay;
 mod slot;
 mod storage;

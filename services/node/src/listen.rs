@@ -10,6 +10,7 @@ use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    ready,
     telemetry::Calls,
     world::{Served, World},
 };
@@ -20,7 +21,7 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
 /// A port that is being served.
 pub(crate) struct Port {
     pub address: SocketAddr,
-    health: HealthReporter,
+    pub health: HealthReporter,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -38,6 +39,7 @@ impl Port {
         for name in names.iter().copied().chain([""]) {
             health.set_service_status(name, ServingStatus::Serving).await;
         }
+        health.set_service_status(ready::NAME, ServingStatus::NotServing).await;
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
         let descriptors = || {
@@ -65,9 +67,15 @@ impl Port {
         Ok(Self { address, health, stop, task })
     }
 
+    pub async fn say_not_serving(&self) {
+        for name in ["", ready::NAME] {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+
     /// Says "not serving", answers what is under way, and closes.
     pub async fn close(self) {
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.say_not_serving().await;
         self.stop.send_replace(true);
         // Streams that clients hold open do not end by themselves.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;

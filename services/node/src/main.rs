@@ -98,8 +98,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
 async fn up(args: UpArgs) -> anyhow::Result<()> {
     let config = args.config()?;
     let mut telemetry = Telemetry::install("warn", &config)?;
-    let cluster = Cluster::start(&config).await?;
+    let mut cluster = Cluster::start(&config).await?;
     telemetry.export(cluster.gatherer(&config));
+    cluster.tell_readiness(&config);
     announce(&cluster, &config)?;
     println!("{}", banner(&cluster, &config)?);
     asked_to_stop().await?;
@@ -131,8 +132,9 @@ fn announce(cluster: &Cluster, config: &Config) -> anyhow::Result<()> {
 async fn node(args: NodeArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config, std::env::vars(), &args.settings)?;
     let mut telemetry = Telemetry::install("info", &config)?;
-    let cluster = Cluster::start(&config).await?;
+    let mut cluster = Cluster::start(&config).await?;
     telemetry.export(cluster.gatherer(&config));
+    cluster.tell_readiness(&config);
     tracing::info!(config = %args.config.display(), "started");
     asked_to_stop().await?;
     tracing::info!("stopping");

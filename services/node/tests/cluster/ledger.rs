@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -160,8 +163,19 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How often a transaction was offered, and how often it was not taken.
+pub static TRIED: AtomicU64 = AtomicU64::new(0);
+pub static REFUSED: AtomicU64 = AtomicU64::new(0);
+
 /// Offers a transaction once. True if its shard has it, or has carried it out.
 pub async fn offer(api: &Api, tx: &Signed) -> anyhow::Result<bool> {
+    let taken = offer_once(api, tx).await?;
+    TRIED.fetch_add(1, Ordering::Relaxed);
+    REFUSED.fetch_add(u64::from(!taken), Ordering::Relaxed);
+    Ok(taken)
+}
+
+async fn offer_once(api: &Api, tx: &Signed) -> anyhow::Result<bool> {
     let request = SubmitTransactionRequest { transaction: tx.raw.0.clone() };
     let Err(status) = api.client.clone().submit_transaction(request).await else {
         return Ok(true);
@@ -205,6 +219,7 @@ pub async fn bring_about(api: &Api, tx: &Signed) -> anyhow::Result<TransactionRe
                         | Code::ResourceExhausted
                         | Code::NotFound
                         | Code::Unknown
+                        | Code::Cancelled
                         | Code::DeadlineExceeded
                 );
                 ensure!(passes, "cannot ask for the receipt of {}: {status}", tx.hash);

@@ -3,6 +3,7 @@
 
 mod keeping;
 mod ledger;
+mod rolling;
 mod traffic;
 
 use std::{collections::BTreeMap, path::Path};

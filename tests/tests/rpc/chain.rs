@@ -8,8 +8,10 @@ use alloy_consensus::{
 };
 use alloy_primitives::{B256, Bloom};
 use alloy_rpc_types_eth::{Transaction, TransactionReceipt};
+use anyhow::Context as _;
 use atoll_tests::{
     check::{compare, program, run},
+    here::Shape,
     history::{Ended, History},
     order::{Step, serial_order},
     rpc::{Rpc, quantity},
@@ -137,4 +139,39 @@ async fn blocks(rpc: &Rpc, last: u64) -> anyhow::Result<BTreeMap<u64, (Value, Va
         blocks.insert(number, (block, receipts));
     }
     Ok(blocks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_is_not_kept_is_refused_as_such() -> anyhow::Result<()> {
+    let mut shape = Shape::new(2);
+    shape.beacon.heartbeat_ms = 10;
+    shape.storage.kept_rounds = 8;
+    shape.storage.snapshot_cuts = 4;
+    let (here, rpc) = start(shape).await?;
+    let accounts = rpc.get("eth_accounts", json!([])).await?;
+    let pay = json!([{ "from": accounts[0], "to": accounts[1], "value": "0x5" }]);
+    let hash = rpc.get("eth_sendTransaction", pay).await?;
+    let receipt = rpc.receipt(hash.as_str().unwrap_or_default()).await?;
+    let number = quantity(&receipt["blockNumber"])?;
+    let balance = rpc.get("eth_getBalance", json!([accounts[0], "latest"])).await?;
+    rpc.closed(number + 40).await?;
+    // A gateway that has not put the block together before.
+    let here = here.restart().await?;
+    let rpc = Rpc(here.cluster.rpc.context("it serves JSON-RPC")?);
+    let old = format!("{number:#x}");
+    let logs = json!([{ "fromBlock": old, "toBlock": "latest" }]);
+    let block = json!([old, true]);
+    for (method, params) in [("eth_getBlockByNumber", block), ("eth_getLogs", logs)] {
+        let (code, message) = rpc.fail(method, params).await?;
+        assert_eq!(code, 4444, "{method}: {message}");
+        assert!(message.starts_with("pruned history unavailable"), "{message}");
+    }
+    assert_eq!(rpc.get("eth_getTransactionReceipt", json!([hash])).await?, Value::Null);
+    assert_eq!(rpc.get("eth_getBalance", json!([accounts[0], "latest"])).await?, balance);
+    let latest = rpc.get("eth_getBlockByNumber", json!(["latest", true])).await?;
+    assert!(quantity(&latest["number"])? > number);
+    let by_hash = rpc.get("eth_getBlockByHash", json!([latest["hash"], false])).await?;
+    assert_eq!(by_hash["number"], latest["number"]);
+    here.stop().await;
+    Ok(())
 }

@@ -6,12 +6,9 @@ use alloy_primitives::Address;
 use atoll::config::{
     Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress, Storage,
 };
-use atoll_tests::{CHAIN_ID, wallet::Wallet};
+use atoll_tests::CHAIN_ID;
 
-use crate::{
-    client::{self, BEGIN_WEI},
-    machine::BEGIN_MS,
-};
+use crate::{client::BEGIN_WEI, machine::BEGIN_MS, traffic::Cast};
 
 const PORT: u16 = 7_000;
 
@@ -74,15 +71,15 @@ impl Layout {
         [0, count - 1].into_iter().chain(disks..count - 1).chain(1..disks).collect()
     }
 
-    pub fn chain(&self, wallets: &[Wallet]) -> Chain {
+    pub fn chain(&self, cast: &Cast) -> Chain {
         Chain {
             chain_id: CHAIN_ID,
             shards: self.shards,
             genesis_time_ms: BEGIN_MS,
             coinbase: Address::repeat_byte(0xc0),
             development: false,
-            balances: wallets.iter().map(|w| (w.address(), BEGIN_WEI.to_string())).collect(),
-            placement: client::contracts(wallets, self.shards).into_iter().collect(),
+            balances: cast.senders().map(|w| (w.address(), BEGIN_WEI.to_string())).collect(),
+            placement: cast.placement(self.shards),
             genesis: Default::default(),
         }
     }

@@ -17,6 +17,8 @@ const PORT: u16 = 7_000;
 pub struct Layout {
     pub shards: u16,
     pub split: Option<u16>,
+    /// Whether the beacon makes so many blocks that groups are open for many of them, and aborted soon.
+    pub hasty: bool,
 }
 
 /// A machine, and what stands on it.
@@ -103,7 +105,7 @@ impl Layout {
         Config {
             chain: chain.clone(),
             data: data.to_owned(),
-            beacon: is_beacon.then(|| Beacon { listen, ..Beacon::default() }),
+            beacon: is_beacon.then(|| self.beacon(listen)),
             shard: shard.into_iter().collect(),
             gateway: is_gateway
                 .then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into(), rpc: None }),
@@ -121,6 +123,11 @@ impl Layout {
                 ..Storage::default()
             },
         }
+    }
+
+    fn beacon(&self, listen: Option<std::net::SocketAddr>) -> Beacon {
+        let usual = Beacon { listen, ..Beacon::default() };
+        if self.hasty { Beacon { block_ms: 10, min_block_ms: 5, ..usual } } else { usual }
     }
 
     fn address(&self, id: u16) -> ShardAddress {

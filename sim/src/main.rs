@@ -163,6 +163,7 @@ struct Sums {
     runs: u64,
     time: Duration,
     faults: Counts,
+    compared: Counts,
     acknowledged: u64,
     cuts_read: u64,
     bad: Vec<u64>,
@@ -175,6 +176,7 @@ impl Sums {
         self.runs += 1;
         self.time += report.time;
         self.faults.merge(&report.faults);
+        self.compared.merge(&report.compared);
         self.acknowledged += report.acknowledged;
         self.cuts_read += report.cuts_read;
         let kind = |violation: &String| violation.split(':').next().unwrap_or_default().to_owned();
@@ -199,6 +201,7 @@ impl std::fmt::Display for Sums {
             self.cuts_read
         )?;
         writeln!(f, "faults: {}", self.faults)?;
+        writeln!(f, "compared with one machine: {}", self.compared)?;
         match self.bad.as_slice() {
             [] => f.write_str("no violations"),
             bad => write!(f, "{} seeds with violations: {bad:?}", bad.len()),

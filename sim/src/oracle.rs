@@ -2,7 +2,7 @@
 //! final state have to be the same.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -17,7 +17,7 @@ use atoll_tests::{
 };
 use atoll_types::{KECCAK_EMPTY, StateKey, StateValue, decode};
 
-use crate::{client::Book, disk::Disk};
+use crate::{client::Book, disk::Disk, faults::Counts};
 
 /// Differences of one run that are told.
 const MOST: usize = 5;
@@ -26,20 +26,21 @@ const LETTERS: usize = 600;
 
 /// Compares what the shards with these disks have done with one machine, and tells the clients' book
 /// where they differ. All that was begun has to have ended, and all have to be stopped in good order.
-pub fn compare(chain: &Chain, disks: Vec<Arc<Disk>>, book: &Book) -> anyhow::Result<()> {
-    let history = history(chain, &disks, book)?;
-    let steps = match serial_order(&history) {
-        Ok((steps, _)) => steps,
+/// Returns what there was that the comparison is about.
+pub fn compare(chain: &Chain, disks: &[Arc<Disk>], book: &Book) -> anyhow::Result<Counts> {
+    let history = history(chain, disks, book)?;
+    let (steps, order) = match serial_order(&history) {
+        Ok(order) => order,
         Err(error) => {
             book.violation(format!("serial-equivalence: {error:#}"));
-            return Ok(());
+            return Ok(Counts::default());
         }
     };
     let replay = Replay::run(&history, &steps);
     let mut found = replay.differences.clone();
-    let state = state(&disks)?;
+    let state = state(disks)?;
     let expected = replay.accounts();
-    let accounts: std::collections::BTreeSet<_> = state.keys().chain(expected.keys()).collect();
+    let accounts: BTreeSet<_> = state.keys().chain(expected.keys()).collect();
     for address in accounts {
         let here = state.get(address).cloned().unwrap_or_else(absent);
         let mut there = expected.get(address).cloned().unwrap_or_else(absent);
@@ -52,7 +53,20 @@ pub fn compare(chain: &Chain, disks: Vec<Arc<Disk>>, book: &Book) -> anyhow::Res
         let difference: String = difference.chars().take(LETTERS).collect();
         book.violation(format!("serial-equivalence: {difference}"));
     }
-    Ok(())
+    let counts = [
+        ("local", order.local),
+        ("payments", order.credits),
+        ("payments-back", replay.counts.returned),
+        ("payments-that-waited", order.delayed),
+        ("payments-with-a-group", order.travelled),
+        ("groups", order.groups),
+        ("in-flight", order.in_flight),
+        ("late-leases", order.late),
+        ("aborts", order.aborts),
+        ("wrong", order.wrong),
+        ("behind", order.behind),
+    ];
+    Ok(Counts(counts.map(|(what, count)| (what, count as u64)).into()))
 }
 
 fn history(chain: &Chain, disks: &[Arc<Disk>], book: &Book) -> anyhow::Result<History> {

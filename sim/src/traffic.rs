@@ -1,7 +1,13 @@
 //! What the accounts of a run do: which contracts there are, and the transactions that get in one
 //! another's way on them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall as _;
@@ -56,6 +62,8 @@ pub struct Cast {
     pub(crate) tokens: Vec<Address>,
     pub(crate) hops: Vec<Address>,
     pub(crate) books: Vec<Address>,
+    /// How often somebody has paid or made a contract that is not there yet.
+    births: AtomicU64,
 }
 
 /// A kind of transaction.
@@ -79,25 +87,37 @@ enum Kind {
     Act(Act),
 }
 
-const KINDS: [Kind; 21] = [
+/// What gets in one another's way: a run does one of these more than everything else.
+const THEMES: [&[Kind]; 5] = [
+    // Code comes to be where payments go.
+    &[
+        Kind::Pay,
+        Kind::PayUnborn,
+        Kind::GiveBirth,
+        Kind::Act(Act::PayAuthority),
+        Kind::Act(Act::Authorize),
+    ],
+    // Keys that nobody can foresee, which others use too.
+    &[
+        Kind::Touch,
+        Kind::Act(Act::DriftTo),
+        Kind::Act(Act::Poke),
+        Kind::Act(Act::Set),
+        Kind::Act(Act::Drift),
+    ],
+    // Values that groups of several shards take from one another.
+    &[Kind::Move, Kind::Append, Kind::Read, Kind::Hop, Kind::Act(Act::Swap)],
+    // Accounts that pay and are paid while they call across shards.
+    &[Kind::Pay, Kind::Token, Kind::Hop, Kind::Look],
+    // What one shard writes alone and others read.
+    &[Kind::Pay, Kind::Look, Kind::Read, Kind::Append, Kind::PayContract],
+];
+
+/// What there is besides.
+const OTHERS: [Kind; 6] = [
     Kind::Pay,
-    Kind::PayContract,
     Kind::Token,
-    Kind::Hop,
     Kind::Move,
-    Kind::Append,
-    Kind::Read,
-    Kind::Touch,
-    Kind::Look,
-    Kind::PayUnborn,
-    Kind::GiveBirth,
-    Kind::Act(Act::PayAuthority),
-    Kind::Act(Act::Authorize),
-    Kind::Act(Act::Set),
-    Kind::Act(Act::Poke),
-    Kind::Act(Act::Drift),
-    Kind::Act(Act::DriftTo),
-    Kind::Act(Act::Swap),
     Kind::Act(Act::Make),
     Kind::Act(Act::Deploy),
     Kind::Act(Act::Record),
@@ -116,12 +136,12 @@ pub struct Mix {
 impl Mix {
     pub fn new(seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed ^ 0x6d69_7800);
-        let weights = [0, 0, 1, 6];
-        let kinds = KINDS.map(|kind| (kind, *weights.choose(random).unwrap_or(&1)));
-        let mut kinds: Vec<_> = kinds.into_iter().filter(|(_, weight)| *weight > 0).collect();
-        if kinds.is_empty() {
-            kinds.push((Kind::Pay, 1));
-        }
+        let theme = THEMES[random.random_range(0..THEMES.len())];
+        let weighted = |kinds: &[Kind], weight| -> Vec<(Kind, u32)> {
+            kinds.iter().map(|kind| (*kind, weight)).collect()
+        };
+        let all = THEMES.concat();
+        let kinds = [weighted(theme, 15), weighted(&all, 1), weighted(&OTHERS, 1)].concat();
         let hot = random.random_bool(0.5).then(|| random.random_range(1..=2));
         Self { kinds, hot, burst: random.random_range(2..=BURST) }
     }
@@ -157,6 +177,7 @@ impl Cast {
             tokens: made(0..2),
             hops: made(2..2 + HOPS),
             books: made(2 + HOPS..2 + HOPS + BOOKS),
+            births: AtomicU64::new(0),
         }))
     }
 
@@ -234,11 +255,11 @@ impl Cast {
                 Plan::call(looker, Bytes::copy_from_slice(address.into_word().as_slice()))
             }
             Kind::PayUnborn => {
-                let (maker, salt) = self.unborn(values, random);
+                let (maker, salt) = self.unborn(random);
                 Plan::pay(self.world.child(maker, salt)?, random.random_range(1..1_000))
             }
             Kind::GiveBirth => {
-                let (maker, salt) = self.unborn(values, random);
+                let (maker, salt) = self.unborn(random);
                 let call = Maker::create2Call { salt, by: U256::from(1) };
                 Plan::call(maker, call.abi_encode())
             }
@@ -258,9 +279,8 @@ impl Cast {
 
     /// Who will make a contract, and of which salt: those who pay and those who make agree on it for a
     /// while, and then go on to the next.
-    fn unborn(&self, values: &mut u64, random: &mut StdRng) -> (Address, B256) {
-        *values += 1;
-        let salt = *values / 4 + random.random_range(0..2);
+    fn unborn(&self, random: &mut StdRng) -> (Address, B256) {
+        let salt = self.births.fetch_add(1, Ordering::Relaxed) / 8 + random.random_range(0..2);
         let maker = self.world.makers[(salt % 2) as usize];
         (maker, B256::from(U256::from(1_000 + salt)))
     }

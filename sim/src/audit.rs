@@ -8,9 +8,11 @@ use anyhow::Context as _;
 use atoll_tests::contracts::{self, Token};
 use atoll_wire::v1::{CallOutcome, TransactionFinality, get_receipt_request::Wait};
 
-use crate::client::{
-    BEGIN_WEI, BOOK_ACCOUNTS, BOOKS, Clients, Deed, HELD, LISTS, MINTED, PATIENCE, Phase, Step,
-    Told,
+use crate::{
+    client::{
+        BEGIN_WEI, BOOK_ACCOUNTS, BOOKS, Clients, HELD, LISTS, MINTED, PATIENCE, Phase, Told,
+    },
+    traffic::{Deed, Step},
 };
 
 impl Clients {
@@ -30,7 +32,7 @@ impl Clients {
         }
         let count = self.addresses.len();
         let mut wei = vec![U256::from(BEGIN_WEI); count];
-        let mut tokens = vec![vec![U256::from(MINTED); count]; self.tokens.len()];
+        let mut tokens = vec![vec![U256::from(MINTED); count]; self.cast.tokens.len()];
         let mut nonces = vec![0_u64; count];
         let mut held = vec![vec![i128::from(HELD); BOOK_ACCOUNTS]; BOOKS];
         let mut cut = 0;
@@ -53,6 +55,7 @@ impl Clients {
                     tokens[*token][*from] -= U256::from(*amount);
                     tokens[*token][*to] += U256::from(*amount);
                 }
+                Deed::Other { wei: amount } if done.status => wei[*from] -= *amount,
                 _ => {}
             }
         }
@@ -65,7 +68,10 @@ impl Clients {
                 let what = format!("exactly-once: {address} has {found:?}, not {expected:?}");
                 self.book.violation(what);
             }
-            for (token, balances) in self.tokens.iter().zip(&tokens) {
+            if index >= self.cast.wallets.len() {
+                continue;
+            }
+            for (token, balances) in self.cast.tokens.iter().zip(&tokens) {
                 let call = Token::balanceOfCall { account: *address };
                 let reply = self.api.call(*token, call.abi_encode().into(), cut).await?;
                 let found = U256::from_be_slice(&reply.return_data);
@@ -88,7 +94,7 @@ impl Clients {
     async fn audit_lists(&self, cut: u64) -> anyhow::Result<()> {
         let all = (0..BOOKS).flat_map(|book| (0..LISTS).map(move |list| (book, list)));
         let reads: Vec<Step> = all.clone().map(|(book, list)| (book, list, 0)).collect();
-        let reply = self.api.call(self.books[0], self.steps(&reads).into(), cut).await?;
+        let reply = self.api.call(self.cast.books[0], self.cast.steps(&reads).into(), cut).await?;
         let lists = contracts::Book::runCall::abi_decode_returns(&reply.return_data)?;
         let mut expected: BTreeMap<(usize, usize), Vec<u64>> = BTreeMap::new();
         let mut writers = BTreeMap::new();
@@ -123,8 +129,8 @@ impl Clients {
     /// What all accounts of all books hold, at one cut that is not before `min_cut`.
     async fn held(&self, min_cut: u64) -> anyhow::Result<Vec<i128>> {
         let accounts = U256::from(BOOK_ACCOUNTS);
-        let call = contracts::Book::totalsCall { books: self.books.clone(), accounts };
-        let reply = self.api.call(self.books[0], call.abi_encode().into(), min_cut).await?;
+        let call = contracts::Book::totalsCall { books: self.cast.books.clone(), accounts };
+        let reply = self.api.call(self.cast.books[0], call.abi_encode().into(), min_cut).await?;
         anyhow::ensure!(reply.outcome() == CallOutcome::Succeeded, "a call fails: {reply:?}");
         let held = contracts::Book::totalsCall::abi_decode_returns(&reply.return_data)?;
         Ok(held.iter().map(|held| held.saturating_to::<u64>().into()).collect())

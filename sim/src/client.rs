@@ -13,7 +13,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall as _;
 use atoll_tests::{
     api::Api,
-    contracts::{self, Hop, Token, hop, token},
+    contracts::Token,
     wallet::{Plan, Signed, Wallet},
 };
 use atoll_types::Placement;
@@ -30,16 +30,15 @@ use tonic::{
 use crate::{
     net::{self, Card},
     trace::Trace,
+    traffic::{Cast, Deed, Mix},
 };
 
 /// Wei that every account begins with.
-pub const BEGIN_WEI: u64 = 10_000_000_000_000_000_000;
+pub const BEGIN_WEI: u64 = 18_000_000_000_000_000_000;
 /// Tokens that every account gets at first, of each kind.
 pub(crate) const MINTED: u64 = 1_000_000;
 /// How long a client waits for one answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
-/// Links of the chain of contracts that calls one another.
-const HOPS: usize = 3;
 /// Books, each with accounts that hold so much at first, and lists.
 pub(crate) const BOOKS: usize = 3;
 pub(crate) const BOOK_ACCOUNTS: usize = 4;
@@ -63,36 +62,11 @@ pub enum Phase {
     Done,
 }
 
-/// What a transaction is to do, for the sums at the end.
-#[derive(Clone, Debug)]
-pub(crate) enum Deed {
-    Pay {
-        to: usize,
-        wei: u64,
-    },
-    Token {
-        token: usize,
-        to: usize,
-        amount: u64,
-    },
-    /// Moves an amount from an account of a book to one of another.
-    Move {
-        from: (usize, usize),
-        to: (usize, usize),
-        amount: u64,
-    },
-    /// Appends values to lists of books, all or none.
-    Append(Vec<Step>),
-    Other,
-}
-
-/// Book, list and value.
-pub(crate) type Step = (usize, usize, u64);
-
 /// A transaction, and what clients were told of it.
 pub(crate) struct Told {
     pub deed: Deed,
     pub from: usize,
+    pub signed: Signed,
     executed: Option<TransactionReceipt>,
     pub done: Option<TransactionReceipt>,
 }
@@ -216,32 +190,14 @@ pub struct Clients {
     pub book: Rc<Book>,
     pub(crate) api: Api,
     trace: Trace,
+    pub(crate) cast: Arc<Cast>,
+    mix: Mix,
+    /// Of everybody who sends transactions.
     pub(crate) addresses: Vec<Address>,
-    pub(crate) tokens: Vec<Address>,
-    hops: Vec<Address>,
-    pub(crate) books: Vec<Address>,
-}
-
-/// Keys of the accounts of a seed.
-pub fn wallets(seed: u64, count: usize) -> anyhow::Result<Vec<Wallet>> {
-    (0..count as u64).map(|index| Wallet::seeded("sim", seed, index)).collect()
-}
-
-/// Contracts that the first wallet creates: where they will be, in the order of its nonces.
-pub fn contracts(wallets: &[Wallet], shards: u16) -> Vec<(Address, u16)> {
-    let creator = wallets[0].address();
-    (0..(2 + HOPS + BOOKS) as u64)
-        .map(|nonce| (creator.create(nonce), nonce as u16 % shards))
-        .collect()
 }
 
 /// Runs all clients until the run is done.
-pub async fn run(
-    book: Rc<Book>,
-    wallets: Vec<Wallet>,
-    seed: u64,
-    trace: Trace,
-) -> anyhow::Result<()> {
+pub async fn run(book: Rc<Book>, cast: Arc<Cast>, seed: u64, trace: Trace) -> anyhow::Result<()> {
     let endpoint = Endpoint::from_static(GATEWAY)
         .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(3))
@@ -252,18 +208,16 @@ pub async fn run(
         &Card::new("client", &trace, Arc::new(AtomicBool::new(true)), Arc::default()),
     );
     let client = LedgerServiceClient::new(channel).max_decoding_message_size(64 << 20);
-    let made: Vec<Address> = contracts(&wallets, 1).into_iter().map(|(a, _)| a).collect();
     let clients = Rc::new(Clients {
         book,
         api: Api { client },
         trace,
-        addresses: wallets.iter().map(Wallet::address).collect(),
-        tokens: made[..2].to_vec(),
-        hops: made[2..2 + HOPS].to_vec(),
-        books: made[2 + HOPS..].to_vec(),
+        addresses: cast.senders().map(Wallet::address).collect(),
+        mix: Mix::new(seed),
+        cast: cast.clone(),
     });
-    let mut wallets = wallets;
-    clients.set_up(&mut wallets[0]).await?;
+    let mut wallets = cast.wallets.clone();
+    clients.set_up(&mut wallets).await?;
     clients.book.phase.set(Phase::Chaos);
     let all = wallets.into_iter().enumerate().map(|(index, wallet)| {
         let random = StdRng::seed_from_u64(seed ^ (index as u64 + 1) << 32);
@@ -283,133 +237,106 @@ impl Clients {
         }
     }
 
-    async fn set_up(&self, wallet: &mut Wallet) -> anyhow::Result<()> {
-        let mut codes = vec![token("ONE")?, token("TWO")?];
-        for link in 0..HOPS {
-            codes.push(hop(self.hops.get(link + 1).copied().unwrap_or_default())?);
+    /// Creates all contracts, and gives everybody tokens of all kinds.
+    async fn set_up(&self, wallets: &mut [Wallet]) -> anyhow::Result<()> {
+        let Cast { world, tokens, .. } = &*self.cast;
+        let mut created = Vec::new();
+        for code in self.cast.codes()? {
+            created.push((0, wallets[0].sign(&Plan::create(code))?));
         }
-        for _ in 0..BOOKS {
-            codes.push(contracts::book(BOOK_ACCOUNTS as u64, HELD)?);
+        for (at, plan) in world.deployments()?.iter().enumerate() {
+            created.push((wallets.len() + at, world.deployers[at].sign_at(0, plan)?));
         }
-        for code in codes {
-            self.bring(0, wallet.sign(&Plan::create(code))?, Deed::Other).await;
-        }
-        for token in &self.tokens {
-            for to in &self.addresses {
-                let mint = Token::mintCall { to: *to, amount: U256::from(MINTED) };
+        self.bring_all(created).await;
+        let mut given = Vec::new();
+        for token in tokens {
+            for wallet in &self.cast.wallets {
+                let mint = Token::mintCall { to: wallet.address(), amount: U256::from(MINTED) };
                 let plan = Plan::call(*token, mint.abi_encode()).gas(300_000);
-                self.bring(0, wallet.sign(&plan)?, Deed::Other).await;
+                given.push((0, wallets[0].sign(&plan)?));
             }
         }
+        given.push((0, wallets[0].sign(&world.pair())?));
+        for (from, wallet) in wallets.iter_mut().enumerate() {
+            for plan in world.fund(&wallet.clone()) {
+                given.push((from, wallet.sign(&plan)?));
+            }
+        }
+        self.bring_all(given).await;
+        let liquidity = world.liquidity().into_iter().flatten();
+        let liquidity = liquidity.map(|plan| anyhow::Ok((0, wallets[0].sign(&plan)?)));
+        self.bring_all(liquidity.collect::<anyhow::Result<_>>()?).await;
         let told = self.book.told.borrow();
         let failed = told.values().filter(|t| t.done.as_ref().is_none_or(|done| !done.status));
         anyhow::ensure!(failed.count() == 0, "contracts cannot be created");
         Ok(())
     }
 
+    /// Offers transactions in this order, and waits until all are final.
+    async fn bring_all(&self, all: Vec<(usize, Signed)>) {
+        for (from, signed) in &all {
+            self.note(*from, signed, Deed::Other { wei: U256::ZERO });
+            self.offer(signed).await;
+        }
+        let brought = all.iter().map(|(from, signed)| self.bring(*from, signed));
+        futures::future::join_all(brought).await;
+    }
+
     /// One account: bursts of transactions until everything is healed.
     async fn act(self: Rc<Self>, index: usize, mut wallet: Wallet, mut random: StdRng) {
         while self.book.phase.get() < Phase::Healed {
+            self.look_at_authority(&mut random).await;
             let mut burst = Vec::new();
-            for _ in 0..random.random_range(1..=3) {
-                let (plan, deed) = self.plan(&mut random);
-                match wallet.sign(&plan) {
-                    Ok(signed) => burst.push((signed, deed)),
+            for _ in 0..self.mix.burst(&mut random) {
+                match self.plan(index, &mut wallet, &mut random) {
+                    Ok(signed) => burst.push(signed),
                     Err(error) => return self.book.violation(format!("cannot sign: {error}")),
                 }
             }
-            for (signed, deed) in &burst {
-                self.note(index, signed.hash, deed.clone());
+            for signed in &burst {
                 self.offer(signed).await;
             }
-            for (signed, _) in &burst {
+            for signed in &burst {
                 // Some want to know at once when it is executed.
                 if random.random_bool(0.5) {
                     let _ = self.ask(signed.hash, Wait::Executed).await;
                 }
             }
-            for (signed, deed) in burst {
-                self.bring(index, signed, deed).await;
+            for signed in &burst {
+                self.bring(index, signed).await;
             }
             tokio::time::sleep(Duration::from_millis(random.random_range(0..500))).await;
         }
         self.book.idle.set(self.book.idle.get() + 1);
     }
 
-    fn plan(&self, random: &mut StdRng) -> (Plan, Deed) {
-        let to = random.random_range(0..self.addresses.len());
-        match random.random_range(0..16) {
-            // A contract that takes no payments, of which the payer's shard need not know: it goes back.
-            0 => {
-                let contracts = [&self.tokens, &self.hops, &self.books];
-                let list = contracts[random.random_range(0..contracts.len())];
-                let to = list[random.random_range(0..list.len())];
-                (Plan::pay(to, random.random_range(1..1_000_000)), Deed::Other)
-            }
-            1..=4 => {
-                let wei = random.random_range(1..1_000_000);
-                (Plan::pay(self.addresses[to], wei), Deed::Pay { to, wei })
-            }
-            5..=8 => {
-                let token = random.random_range(0..self.tokens.len());
-                let amount = random.random_range(1..100);
-                let call =
-                    Token::transferCall { to: self.addresses[to], value: U256::from(amount) };
-                let plan = Plan::call(self.tokens[token], call.abi_encode()).gas(200_000);
-                (plan, Deed::Token { token, to, amount })
-            }
-            9..=10 => {
-                let hop = random.random_range(0..self.hops.len());
-                let fail = random.random_bool(0.2);
-                let call = Hop::hopCall { amount: U256::from(1), failAtEnd: fail };
-                (Plan::call(self.hops[hop], call.abi_encode()).gas(500_000), Deed::Other)
-            }
-            11..=13 => self.plan_move(random),
-            _ => self.plan_append(random),
+    fn plan(
+        &self,
+        from: usize,
+        wallet: &mut Wallet,
+        random: &mut StdRng,
+    ) -> anyhow::Result<Signed> {
+        let mut values = self.book.values.get();
+        let (plan, deed) = self.cast.plan(&self.mix, from, &mut values, random)?;
+        self.book.values.set(values);
+        let signed = wallet.sign(&plan)?;
+        self.note(from, &signed, deed);
+        Ok(signed)
+    }
+
+    /// So that the next authorisation of somebody has the right nonce.
+    async fn look_at_authority(&self, random: &mut StdRng) {
+        let authorities = &self.cast.world.authorities;
+        let authority = &authorities[random.random_range(0..authorities.len())];
+        let known = tokio::time::timeout(PATIENCE, self.api.account(authority.address(), 0)).await;
+        if let Ok(Ok(account)) = known {
+            authority.nonce_is(account.nonce);
         }
     }
 
-    /// At times more than there is: then it reverts.
-    fn plan_move(&self, random: &mut StdRng) -> (Plan, Deed) {
-        let mut place = || (random.random_range(0..BOOKS), random.random_range(0..BOOK_ACCOUNTS));
-        let (from, to) = (place(), place());
-        let amount = random.random_range(1..HELD * 3 / 4);
-        let call = contracts::Book::moveCall {
-            from: U256::from(from.1),
-            to: self.books[to.0],
-            account: U256::from(to.1),
-            amount: U256::from(amount),
-        };
-        let plan = Plan::call(self.books[from.0], call.abi_encode()).gas(300_000);
-        (plan, Deed::Move { from, to, amount })
-    }
-
-    /// Which keys it writes depends on how long the lists are when it runs.
-    fn plan_append(&self, random: &mut StdRng) -> (Plan, Deed) {
-        let values = &self.book.values;
-        let mut steps = Vec::new();
-        for _ in 0..random.random_range(1..=3) {
-            values.set(values.get() + 1);
-            let (book, list) = (random.random_range(0..BOOKS), random.random_range(0..LISTS));
-            steps.push((book, list, values.get()));
-        }
-        let first = random.random_range(0..BOOKS);
-        let call = self.steps(&steps);
-        (Plan::call(self.books[first], call).gas(1_500_000), Deed::Append(steps))
-    }
-
-    pub(crate) fn steps(&self, steps: &[Step]) -> Vec<u8> {
-        let step = |(book, list, value): &Step| contracts::Book::Step {
-            book: self.books[*book],
-            list: U256::from(*list),
-            value: U256::from(*value),
-        };
-        contracts::Book::runCall { steps: steps.iter().map(step).collect() }.abi_encode()
-    }
-
-    fn note(&self, from: usize, hash: B256, deed: Deed) {
-        let told = Told { deed, from, executed: None, done: None };
-        self.book.told.borrow_mut().entry(hash).or_insert(told);
+    fn note(&self, from: usize, signed: &Signed, deed: Deed) {
+        let told = Told { deed, from, signed: signed.clone(), executed: None, done: None };
+        self.book.told.borrow_mut().entry(signed.hash).or_insert(told);
     }
 
     /// Offers a transaction once. Whatever the answer is, sending it again is safe.
@@ -431,8 +358,7 @@ impl Clients {
     }
 
     /// Offers a transaction until it is final.
-    async fn bring(&self, from: usize, signed: Signed, deed: Deed) {
-        self.note(from, signed.hash, deed);
+    async fn bring(&self, from: usize, signed: &Signed) {
         let mut offered = String::new();
         loop {
             let known = self.ask(signed.hash, Wait::Final).await;
@@ -447,7 +373,7 @@ impl Clients {
                 continue;
             }
             tokio::time::sleep(Duration::from_millis(150)).await;
-            offered = self.offer(&signed).await;
+            offered = self.offer(signed).await;
         }
         self.book.waits.borrow_mut().remove(&from);
     }

@@ -44,6 +44,8 @@ struct State {
     fail_sync: bool,
     full: bool,
     planted: Option<Planted>,
+    /// Every record of the log, also those that the log itself has been cut off behind a snapshot.
+    records: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A file of which a part is durable.
@@ -103,6 +105,20 @@ impl Disk {
         std::mem::take(&mut self.lock().died)
     }
 
+    /// Every record that was ever in the log, and was not lost with a crash.
+    pub fn records(&self) -> Vec<Vec<u8>> {
+        self.lock().records.values().cloned().collect()
+    }
+
+    /// What the index has of a kind, if its process was stopped in good order.
+    pub fn entries(&self, kind: u8) -> Result<Entries, StoreError> {
+        let mut entries = Vec::new();
+        self.index.scan_prefix(&[kind], &mut |key, value| {
+            entries.push((key.to_vec(), value.to_vec()));
+        })?;
+        Ok(entries)
+    }
+
     /// Takes away what was not synced: ends of files, and names. Returns how many bytes are lost.
     pub fn cut_power(&self, random: &mut StdRng) -> io::Result<u64> {
         let mut state = self.lock();
@@ -140,7 +156,10 @@ impl Disk {
         };
         let inner = FileLog::open(&dir.join("log"), options)?;
         let (path, end) = inner.durable();
-        disk.lock().durable = Some((path.to_owned(), end));
+        let mut state = disk.lock();
+        state.durable = Some((path.to_owned(), end));
+        state.records.split_off(&inner.next());
+        drop(state);
         let files = Mortal { disk: disk.clone(), alive: alive.clone() };
         let snapshots = Snapshots::with_files(&dir.join("snapshots"), Arc::new(files))?;
         let index = Mortal { disk: disk.clone(), alive: alive.clone() };
@@ -215,6 +234,12 @@ struct DiskLog {
 }
 
 impl DiskLog {
+    fn put(&mut self, record: &[u8]) -> Result<u64, StoreError> {
+        let number = self.inner.append(record)?;
+        self.of.disk.lock().records.insert(number, record.to_vec());
+        Ok(number)
+    }
+
     fn note_durable(&self) {
         let (path, end) = self.inner.durable();
         let mut state = self.of.disk.lock();
@@ -242,7 +267,7 @@ impl Log for DiskLog {
             self.late.push_back((sim_now(), record.to_vec()));
             return Ok(self.next() - 1);
         }
-        let number = self.inner.append(record)?;
+        let number = self.put(record)?;
         self.note_durable();
         Ok(number)
     }
@@ -256,7 +281,7 @@ impl Log for DiskLog {
         self.inner.sync()?;
         self.note_durable();
         while let Some((_, record)) = self.late.pop_front_if(|(at, _)| *at + LATE < sim_now()) {
-            self.inner.append(&record)?;
+            self.put(&record)?;
         }
         Ok(())
     }

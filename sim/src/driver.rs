@@ -22,6 +22,9 @@ use crate::{
 /// How long a process that is stopped in good order may take.
 const STOPPING: Duration = Duration::from_secs(8);
 
+/// How long the last fees take to the coinbase.
+const FEES: Duration = Duration::from_secs(5);
+
 /// What moves a run forward.
 pub struct Driver<'a> {
     pub sim: Sim<'a>,
@@ -79,6 +82,8 @@ impl Driver<'_> {
 
     /// Stops everything in good order: the beacon first, so that all shards come to its last cut.
     fn wind_up(&mut self) -> anyhow::Result<()> {
+        let arrived = self.sim.elapsed() + FEES;
+        self.until(arrived, |driver| driver.sim.elapsed() >= arrived)?;
         for host in self.layout.stop_order() {
             self.hosts[host].stop.store(true, Ordering::Relaxed);
             let patience = self.sim.elapsed() + STOPPING;

@@ -6,12 +6,9 @@ use alloy_primitives::Address;
 use atoll::config::{
     Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress, Storage,
 };
-use atoll_tests::{CHAIN_ID, wallet::Wallet};
+use atoll_tests::CHAIN_ID;
 
-use crate::{
-    client::{self, BEGIN_WEI},
-    machine::BEGIN_MS,
-};
+use crate::{client::BEGIN_WEI, machine::BEGIN_MS, traffic::Cast};
 
 const PORT: u16 = 7_000;
 
@@ -20,6 +17,8 @@ const PORT: u16 = 7_000;
 pub struct Layout {
     pub shards: u16,
     pub split: Option<u16>,
+    /// Whether the beacon makes so many blocks that groups are open for many of them, and aborted soon.
+    pub hasty: bool,
 }
 
 /// A machine, and what stands on it.
@@ -74,15 +73,15 @@ impl Layout {
         [0, count - 1].into_iter().chain(disks..count - 1).chain(1..disks).collect()
     }
 
-    pub fn chain(&self, wallets: &[Wallet]) -> Chain {
+    pub fn chain(&self, cast: &Cast) -> Chain {
         Chain {
             chain_id: CHAIN_ID,
             shards: self.shards,
             genesis_time_ms: BEGIN_MS,
             coinbase: Address::repeat_byte(0xc0),
             development: false,
-            balances: wallets.iter().map(|w| (w.address(), BEGIN_WEI.to_string())).collect(),
-            placement: client::contracts(wallets, self.shards).into_iter().collect(),
+            balances: cast.senders().map(|w| (w.address(), BEGIN_WEI.to_string())).collect(),
+            placement: cast.placement(self.shards),
             genesis: Default::default(),
         }
     }
@@ -106,7 +105,7 @@ impl Layout {
         Config {
             chain: chain.clone(),
             data: data.to_owned(),
-            beacon: is_beacon.then(|| Beacon { listen, ..Beacon::default() }),
+            beacon: is_beacon.then(|| self.beacon(listen)),
             shard: shard.into_iter().collect(),
             gateway: is_gateway
                 .then(|| Gateway { listen: ([0, 0, 0, 0], 50_051).into(), rpc: None }),
@@ -126,6 +125,11 @@ impl Layout {
                 ..Storage::default()
             },
         }
+    }
+
+    fn beacon(&self, listen: Option<std::net::SocketAddr>) -> Beacon {
+        let usual = Beacon { listen, ..Beacon::default() };
+        if self.hasty { Beacon { block_ms: 10, min_block_ms: 5, ..usual } } else { usual }
     }
 
     fn address(&self, id: u16) -> ShardAddress {

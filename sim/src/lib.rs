@@ -16,6 +16,8 @@ pub mod frames;
 pub mod layout;
 pub mod machine;
 pub mod net;
+mod oracle;
 pub mod planted;
 pub mod run;
 pub mod trace;
+pub mod traffic;

@@ -38,8 +38,8 @@ struct Arguments {
     /// Break things in one way only: a kind of fault as in the sums at the end.
     #[arg(long)]
     only: Option<String>,
-    /// Put a bug into the cluster, to see that it is found; `all`: one after the other. Those of the
-    /// protocol need `--features planted`, which no release is built with.
+    /// Put a bug into the cluster, to see that it is found; `all`: one after the other, each until it
+    /// is, in so many seeds at the most. Those of the protocol need `--features planted`, which no release is built with.
     #[arg(long)]
     planted: Option<String>,
 }
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
             }
         },
     };
-    let sums = runs(&arguments, bug);
+    let sums = runs(&arguments, bug, false);
     println!("{sums}");
     if sums.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -110,18 +110,21 @@ fn main() -> ExitCode {
 fn all_bugs(arguments: &Arguments) -> ExitCode {
     let mut table = Vec::new();
     for bug in [None].into_iter().chain(Planted::all().into_iter().map(Some)) {
-        let sums = runs(arguments, bug);
+        let sums = runs(arguments, bug, bug.is_some());
         let name = bug.map_or("none".to_owned(), |bug| bug.to_string());
-        let kinds: Vec<String> =
-            sums.kinds.iter().map(|(kind, seeds)| format!("{kind} {seeds}")).collect();
-        let (found, runs) = (sums.bad.len(), sums.runs);
-        println!("| {name} | {found} of {runs} | {} |", kinds.join(", "));
+        let kinds: Vec<&str> = sums.kinds.keys().map(String::as_str).collect();
+        let found = match sums.bad.iter().min() {
+            Some(seed) => format!("seed {seed}, run {}", seed - arguments.from + 1),
+            None => format!("not in {} runs", sums.runs),
+        };
+        println!("| {name} | {found} | {} |", kinds.join(", "));
         table.push(sums.bad.is_empty() == bug.is_none());
     }
     if table.iter().all(|good| *good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn runs(arguments: &Arguments, bug: Option<Planted>) -> Sums {
+/// All seeds, or those up to the first that shows a bug.
+fn runs(arguments: &Arguments, bug: Option<Planted>, until_found: bool) -> Sums {
     let seeds: VecDeque<u64> = (arguments.from..arguments.from + arguments.seeds).collect();
     let (seeds, sums) = (Mutex::new(seeds), Mutex::new(Sums::default()));
     std::thread::scope(|scope| {
@@ -141,6 +144,12 @@ fn runs(arguments: &Arguments, bug: Option<Planted>) -> Sums {
                             sums.bad.push(seed);
                         }
                     }
+                    if until_found
+                        && !sums.bad.is_empty()
+                        && let Ok(mut seeds) = seeds.lock()
+                    {
+                        seeds.clear();
+                    }
                 }
             });
         }
@@ -154,6 +163,7 @@ struct Sums {
     runs: u64,
     time: Duration,
     faults: Counts,
+    compared: Counts,
     acknowledged: u64,
     cuts_read: u64,
     bad: Vec<u64>,
@@ -166,6 +176,7 @@ impl Sums {
         self.runs += 1;
         self.time += report.time;
         self.faults.merge(&report.faults);
+        self.compared.merge(&report.compared);
         self.acknowledged += report.acknowledged;
         self.cuts_read += report.cuts_read;
         let kind = |violation: &String| violation.split(':').next().unwrap_or_default().to_owned();
@@ -190,6 +201,7 @@ impl std::fmt::Display for Sums {
             self.cuts_read
         )?;
         writeln!(f, "faults: {}", self.faults)?;
+        writeln!(f, "compared with one machine: {}", self.compared)?;
         match self.bad.as_slice() {
             [] => f.write_str("no violations"),
             bad => write!(f, "{} seeds with violations: {bad:?}", bad.len()),

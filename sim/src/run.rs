@@ -13,8 +13,10 @@ use crate::{
     faults::{self, Counts},
     layout::Layout,
     machine::{BEGIN_MS, Host, scratch},
+    oracle,
     planted::Planted,
     trace::Trace,
+    traffic::Cast,
 };
 
 /// What a run is told.
@@ -57,6 +59,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// How often clients have read all books at one cut.
     pub cuts_read: u64,
+    /// What was compared with one machine.
+    pub compared: Counts,
     pub violations: Vec<String>,
     /// How many events there were, and their digest.
     pub trace: (u64, B256),
@@ -74,9 +78,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut random = StdRng::seed_from_u64(options.seed);
     let shards = random.random_range(2..=3);
     let split = random.random_bool(0.4).then(|| random.random_range(0..shards));
-    let layout = Layout { shards, split };
-    let wallets = client::wallets(options.seed, options.accounts)?;
-    let chain = layout.chain(&wallets);
+    let hasty = random.random_bool(0.3);
+    let layout = Layout { shards, split, hasty };
+    let cast = Cast::new(options.seed, options.accounts, shards)?;
+    let chain = layout.chain(&cast);
     let mut hosts = Vec::new();
     for place in layout.places() {
         let config = layout.config(&place, &chain, dir.path());
@@ -99,7 +104,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let book = Book::new(options.accounts, chain.placement());
     let (clients, seed, noted) = (book.clone(), options.seed, trace.clone());
     sim.client("client", async move {
-        if let Err(error) = client::run(clients.clone(), wallets, seed, noted).await {
+        if let Err(error) = client::run(clients.clone(), cast, seed, noted).await {
             clients.violation(format!("progress: a client cannot go on: {error:#}"));
             clients.phase.set(Phase::Done);
         }
@@ -127,12 +132,29 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     carried_out?;
     let time = driver.sim.elapsed();
     let counts = driver.counts.clone();
+    let disks: Vec<_> =
+        driver.hosts[1..layout.disks()].iter().map(|host| host.disk.clone()).collect();
     drop(driver);
     look(dir.path(), &chain, &book)?;
+    let compared = if book.phase.get() == Phase::Done && book.violations.borrow().is_empty() {
+        oracle::compare(&chain, &disks, &book)?
+    } else {
+        Counts::default()
+    };
     let violations = book.violations.borrow().clone();
     let acknowledged = book.acknowledged.get();
     let (seed, cuts_read, trace) = (options.seed, book.cuts_read.get(), trace.digest());
-    Ok(Report { seed, layout, time, faults: counts, acknowledged, cuts_read, violations, trace })
+    Ok(Report {
+        seed,
+        layout,
+        time,
+        faults: counts,
+        acknowledged,
+        cuts_read,
+        compared,
+        violations,
+        trace,
+    })
 }
 
 /// Runs the logs again, offline: they are whole, come to the same, hold every wei, and fence nothing.

@@ -74,7 +74,7 @@ impl Act {
 
 impl World {
     /// One transaction of a kind.
-    pub(super) fn plan(&self, act: Act, wallet: &Wallet, rng: &mut StdRng) -> anyhow::Result<Plan> {
+    pub fn plan(&self, act: Act, wallet: &Wallet, rng: &mut StdRng) -> anyhow::Result<Plan> {
         let wei = rng.random_range(1..1_000);
         let number = U256::from(wei);
         let plan = match act {

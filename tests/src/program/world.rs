@@ -152,22 +152,28 @@ impl World {
         Ok(codes.into_iter().map(Plan::create).collect())
     }
 
-    /// What each sender does first.
-    pub fn funds(&self) -> Vec<Vec<Plan>> {
-        let fund = |wallet: &Wallet| {
-            let of = |token: &Address| {
-                let to = wallet.address();
-                let mint = Token::mintCall { to, amount: U256::from(TOKENS) };
-                let approve = Token::approveCall { spender: self.router, value: U256::MAX };
-                [Plan::call(*token, mint.abi_encode()), Plan::call(*token, approve.abi_encode())]
-            };
-            self.tokens.iter().flat_map(of).collect::<Vec<_>>()
+    /// What somebody does first who is to have tokens and to swap them.
+    pub fn fund(&self, wallet: &Wallet) -> Vec<Plan> {
+        let of = |token: &Address| {
+            let to = wallet.address();
+            let mint = Token::mintCall { to, amount: U256::from(TOKENS) };
+            let approve = Token::approveCall { spender: self.router, value: U256::MAX };
+            [Plan::call(*token, mint.abi_encode()), Plan::call(*token, approve.abi_encode())]
         };
-        let mut plans: Vec<_> = self.senders[..RICH].iter().map(fund).collect();
+        self.tokens.iter().flat_map(of).collect()
+    }
+
+    /// Has the exchange make the pair of the two tokens.
+    pub fn pair(&self) -> Plan {
         let [a, b] = self.tokens;
         let pair = UniswapV2Factory::createPairCall { tokenA: a, tokenB: b };
-        plans.push(vec![Plan::call(self.exchange, pair.abi_encode()).gas(4_000_000)]);
-        plans
+        Plan::call(self.exchange, pair.abi_encode()).gas(4_000_000)
+    }
+
+    /// What each sender does first.
+    pub fn funds(&self) -> Vec<Vec<Plan>> {
+        let funds = self.senders[..RICH].iter().map(|wallet| self.fund(wallet));
+        funds.chain([vec![self.pair()]]).collect()
     }
 
     /// What the first sender does then.

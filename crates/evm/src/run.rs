@@ -1,4 +1,4 @@
-use alloy_primitives::{B256, Bytes, Log, LogData, U256};
+use alloy_primitives::{B256, Bytes, U256};
 use atoll_types::{Executed, KeySet, StateKey, Write};
 
 use crate::Invalid;
@@ -16,40 +16,6 @@ pub struct Run {
     pub missing_codes: Vec<B256>,
     /// Gas that it ran for. If it was ended early by what is missing, its gas limit.
     pub gas: u64,
-}
-
-impl Run {
-    /// A copy that shares no memory with this one.
-    pub(crate) fn detached(&self) -> Self {
-        let Self { outcome, used, missing, missing_codes, gas } = self;
-        let outcome = match outcome {
-            Outcome::Executed(effects) => Outcome::Executed(Box::new(effects.detached())),
-            other => other.clone(),
-        };
-        let (used, missing) = (used.clone(), missing.clone());
-        Self { outcome, used, missing, missing_codes: missing_codes.clone(), gas: *gas }
-    }
-}
-
-impl Effects {
-    fn detached(&self) -> Self {
-        let Self { executed, writes, codes, fee, burned } = self;
-        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-        let log = |log: &Log| Log {
-            address: log.address,
-            data: LogData::new_unchecked(log.topics().to_vec(), copy(&log.data.data)),
-        };
-        let executed = Executed {
-            status: executed.status,
-            gas_used: executed.gas_used,
-            effective_gas_price: executed.effective_gas_price,
-            logs: executed.logs.iter().map(log).collect(),
-            contract: executed.contract,
-            output: copy(&executed.output),
-        };
-        let codes = codes.iter().map(copy).collect();
-        Self { executed, writes: writes.clone(), codes, fee: *fee, burned: *burned }
-    }
 }
 
 /// How an attempt ended.

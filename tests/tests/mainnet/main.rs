@@ -24,6 +24,10 @@ use atoll_types::{Executed, KeySet, StateKey, U256};
 
 use block::{Mainnet, receipts};
 
+/// As the binary has it: help costs what memory costs that one thread takes and another gives back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const SHARDS: u16 = 8;
 
 /// The files, in the order of their blocks; `None` if there are none.

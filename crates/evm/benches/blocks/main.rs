@@ -17,6 +17,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use paired::Paired;
 use world::{World, env};
 
+/// As the binary has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 type State = Overlay<'static, Empty>;
 
 fn clock() -> Clock {

@@ -20,8 +20,7 @@ const DONE: u8 = 3;
 const TAKEN: u8 = 4;
 
 pub(crate) struct Board<R> {
-    states: Box<[AtomicU8]>,
-    results: Box<[Mutex<Option<R>>]>,
+    places: Box<[Place<R>]>,
     /// For each transaction the last one before it with which it is expected to conflict.
     after: Box<[Option<u32>]>,
     /// Every so many transactions one is best left to the lead, which runs it for less; 0: none.
@@ -33,12 +32,19 @@ pub(crate) struct Board<R> {
     helpers: AtomicUsize,
 }
 
+/// A transaction's: what one thread does about it disturbs no other that is about its neighbours.
+#[repr(align(64))]
+struct Place<R> {
+    state: AtomicU8,
+    result: Mutex<Option<R>>,
+}
+
 impl<R> Board<R> {
     /// `after` has an entry for each transaction.
     pub fn new(after: Vec<Option<u32>>, stride: usize) -> Self {
+        let open = || Place { state: AtomicU8::new(OPEN), result: Mutex::new(None) };
         Self {
-            states: after.iter().map(|_| AtomicU8::new(OPEN)).collect(),
-            results: after.iter().map(|_| Mutex::new(None)).collect(),
+            places: after.iter().map(|_| open()).collect(),
             after: after.into(),
             stride,
             front: AtomicUsize::new(0),
@@ -52,14 +58,9 @@ impl<R> Board<R> {
         self.front.store(index, Ordering::Release);
     }
 
-    /// The transaction that the lead is at.
-    pub fn front(&self) -> usize {
-        self.front.load(Ordering::Relaxed)
-    }
-
     /// The lead passes over a transaction.
     pub fn skip(&self, index: usize) -> Option<R> {
-        match self.states[index].swap(TAKEN, Ordering::AcqRel) {
+        match self.places[index].state.swap(TAKEN, Ordering::AcqRel) {
             DONE => self.result(index),
             // Its writes are taken for those of one that is kept, until somebody finds otherwise.
             _ => None,
@@ -69,7 +70,7 @@ impl<R> Board<R> {
     /// A transaction to be run ahead of its turn, if there is one that is worth it.
     pub fn claim(&self) -> Option<usize> {
         let front = self.front.load(Ordering::Acquire);
-        let end = self.states.len().min(front + WINDOW);
+        let end = self.places.len().min(front + WINDOW);
         let mut all = front..end;
         if self.stride == 0 {
             return all.find(|index| self.try_claim(*index, front));
@@ -84,9 +85,9 @@ impl<R> Board<R> {
     fn try_claim(&self, index: usize, front: usize) -> bool {
         let ready = |after: u32| {
             let after = after as usize;
-            after < front || self.states[after].load(Ordering::Acquire) == DONE
+            after < front || self.places[after].state.load(Ordering::Acquire) == DONE
         };
-        let state = &self.states[index];
+        let state = &self.places[index].state;
         state.load(Ordering::Relaxed) == OPEN
             && self.after[index].is_none_or(ready)
             && state.compare_exchange(OPEN, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -95,12 +96,12 @@ impl<R> Board<R> {
     /// Takes the result of a transaction that was claimed. `publish` puts its writes down, if the
     /// lead has not gone on without it.
     pub fn put(&self, index: usize, result: R, publish: impl FnOnce(&R)) {
-        let state = &self.states[index];
+        let state = &self.places[index].state;
         if state.compare_exchange(BUSY, WRITING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
         }
         publish(&result);
-        *self.results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        *self.places[index].result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         state.store(DONE, Ordering::Release);
     }
 
@@ -113,7 +114,7 @@ impl<R> Board<R> {
         mut ahead: impl FnMut(usize),
         mut patient: impl FnMut() -> bool,
     ) -> Option<R> {
-        let state = &self.states[index];
+        let state = &self.places[index].state;
         let take =
             |from| state.compare_exchange(from, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok();
         loop {
@@ -139,7 +140,7 @@ impl<R> Board<R> {
     /// For a lead that runs nothing but by [`Self::obtain`]: waits a little for another to claim a
     /// transaction at its turn. True if it is claimed for the lead.
     pub fn wait_for_claim(&self, index: usize, looks: usize) -> bool {
-        let state = &self.states[index];
+        let state = &self.places[index].state;
         for _ in 0..looks {
             if state.load(Ordering::Relaxed) != OPEN {
                 return false;
@@ -151,11 +152,11 @@ impl<R> Board<R> {
 
     /// Leaves a transaction to the lead.
     pub fn reserve(&self, index: usize) {
-        self.states[index].store(TAKEN, Ordering::Relaxed);
+        self.places[index].state.store(TAKEN, Ordering::Relaxed);
     }
 
     fn result(&self, index: usize) -> Option<R> {
-        self.results[index].lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.places[index].result.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// No more help is wanted.
@@ -178,7 +179,7 @@ impl<R> Board<R> {
                     ahead(index);
                     waits = 0;
                 }
-                None if self.front.load(Ordering::Relaxed) + 1 >= self.states.len() => break,
+                None if self.front.load(Ordering::Relaxed) + 1 >= self.places.len() => break,
                 None => {
                     waits += 1;
                     if !patient(waits) {

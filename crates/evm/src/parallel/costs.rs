@@ -62,12 +62,19 @@ struct Kind {
 }
 
 /// Time that blocks of some size take, everything included that whoever builds them does: of what
-/// their transactions take by themselves. Zero: not known.
+/// their transactions take by themselves.
 #[derive(Default)]
 struct Size {
-    alone: AtomicU32,
-    aided: AtomicU32,
+    alone: Mean,
+    aided: Mean,
     blocks: AtomicU32,
+}
+
+/// Of a block's share, and of how many blocks.
+#[derive(Default)]
+struct Mean {
+    share: AtomicU32,
+    count: AtomicU32,
 }
 
 /// What is expected of a block whatever way it is run.
@@ -214,11 +221,7 @@ impl Parallelism {
         let Some(share) = share.filter(|_| self.helpers.count() > 0) else { return };
         let size = &self.sizes[estimate.size];
         let known = if aided { &size.aided } else { &size.alone };
-        let old = known.load(Ordering::Relaxed);
-        let share = u32::try_from(share).unwrap_or(u32::MAX).max(1);
-        // What the machine did meanwhile must not count for too much.
-        let new = if old == 0 { share } else { blend(old, share.min(2 * old), 8) };
-        known.store(new, Ordering::Relaxed);
+        known.add(u32::try_from(share).unwrap_or(u32::MAX).max(1));
     }
 
     /// How long it takes until a helper begins, as far as that is known.
@@ -252,16 +255,36 @@ pub(crate) fn kind(tx: &Tx) -> u16 {
     (first + mixed % (KINDS as u32 - first)) as u16
 }
 
+impl Mean {
+    fn add(&self, share: u32) {
+        let (old, count) = (self.share.load(Ordering::Relaxed), self.count.load(Ordering::Relaxed));
+        // Whatever else the machine does makes a block slower, never faster.
+        let new = match count {
+            0 => share,
+            _ if share < old => blend(old, share, 2),
+            _ => blend(old, share.min(old.saturating_mul(2)), 8),
+        };
+        self.share.store(new, Ordering::Relaxed);
+        self.count.store(count.saturating_add(1), Ordering::Relaxed);
+    }
+}
+
 impl Size {
     /// Whether help pays for blocks of this size. Now and then the other way is taken, for a look.
     fn pays(&self) -> bool {
+        /// Blocks of each kind before any is believed: the first ones find cold memory, and threads
+        /// that sleep.
+        const TRIES: u32 = 4;
         const LOOK: u32 = 256;
-        let [alone, aided] =
-            [&self.alone, &self.aided].map(|share| u64::from(share.load(Ordering::Relaxed)));
-        if alone == 0 || aided == 0 {
-            return alone != 0;
+        let both = [&self.alone, &self.aided];
+        let [alone, aided] = both.map(|mean| mean.count.load(Ordering::Relaxed));
+        if alone.min(aided) < TRIES {
+            return aided < alone;
         }
-        let look = self.blocks.fetch_add(1, Ordering::Relaxed) % LOOK == LOOK - 1;
+        let [alone, aided] = both.map(|mean| u64::from(mean.share.load(Ordering::Relaxed)));
+        let count = self.blocks.fetch_add(1, Ordering::Relaxed);
+        let soon = (3..LOOK).contains(&count) && count.is_power_of_two();
+        let look = soon || count % LOOK == LOOK - 1;
         // A little less would be nothing but chance.
         (32 * aided < 31 * alone) != look
     }

@@ -17,7 +17,6 @@ mod each;
 mod memory;
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
@@ -44,6 +43,8 @@ use crate::{
 
 /// How often one in so many transactions is timed that run on one thread alone.
 const SAMPLE: usize = 16;
+/// The same of those that the lead runs while others help.
+const AIDED_SAMPLE: usize = 4;
 /// How many times a helper looks for work before it goes.
 const LOOKS: usize = 200;
 /// Results of no use after which a block is left to the lead, if they are most.
@@ -96,7 +97,7 @@ struct Block<V> {
     env: BlockEnv,
     rules: Rules,
     txs: Vec<Tx>,
-    ahead: Ahead<Arc<Speculation>>,
+    ahead: Ahead<Box<Speculation>>,
     /// Code that was created in the block so far.
     codes: RwLock<HashMap<B256, Bytecode>>,
     clock: Clock,
@@ -105,23 +106,24 @@ struct Block<V> {
     woke_ns: OnceLock<u64>,
 }
 
-/// What came of a transaction ahead of its turn; nothing, if it panicked. Whoever made it keeps a share
-/// until the lead is past it: memory goes back to the thread that it is from, for which the allocator
-/// needs no lock that both want.
+/// What came of a transaction ahead of its turn; nothing, if it panicked.
 struct Speculation {
     run: Option<Run>,
     dependencies: Dependencies,
 }
 
-impl Tried for Arc<Speculation> {
+impl Tried for Box<Speculation> {
     fn dependencies(&self) -> &Dependencies {
         &self.dependencies
     }
 
     fn writes(&self) -> &[Write] {
-        let effects = self.run.as_ref().and_then(|run| run.outcome.executed());
-        effects.map_or(&[], |effects| &effects.writes)
+        self.run.as_ref().map_or(&[], writes)
     }
+}
+
+fn writes(run: &Run) -> &[Write] {
+    run.outcome.executed().map_or(&[], |effects| &effects.writes)
 }
 
 /// A view that says where its values are from.
@@ -165,15 +167,13 @@ impl<V: StateView> Traced for Guess<'_, V> {
 
 impl<V: StateView + Send + Sync> Block<V> {
     /// Runs a transaction that was claimed.
-    fn speculate(&self, evm: &mut Executor, index: usize) -> Arc<Speculation> {
+    fn speculate(&self, evm: &mut Executor, index: usize) {
         let view = Guess { block: self, index };
         let run = AssertUnwindSafe(|| evm.speculate(&self.txs[index], &view));
         // One that panics is left to its turn.
         let (run, dependencies) = catch_unwind(run).ok().unzip();
         let dependencies = dependencies.unwrap_or_default();
-        let made = Arc::new(Speculation { run, dependencies });
-        self.ahead.put(index, made.clone());
-        made
+        self.ahead.put(index, Box::new(Speculation { run, dependencies }));
     }
 
     /// On another thread, until there is nothing more to do.
@@ -184,15 +184,8 @@ impl<V: StateView + Send + Sync> Block<V> {
             std::thread::yield_now();
             looks < LOOKS
         };
-        let board = &self.ahead.board;
-        let mut made = VecDeque::new();
-        let ahead = |index| {
-            made.push_back((index, self.speculate(&mut evm, index)));
-            while made.front().is_some_and(|(index, _)| *index < board.front()) {
-                made.pop_front();
-            }
-        };
-        board.help(ahead, patient);
+        let ahead = |index| self.speculate(&mut evm, index);
+        self.ahead.board.help(ahead, patient);
     }
 }
 
@@ -307,6 +300,10 @@ impl<'v, V: StateView + Send + Sync + 'static> Parallel<'v, V> {
             None => None,
         };
         run.unwrap_or_else(|| {
+            self.count += 1;
+            if !self.count.is_multiple_of(AIDED_SAMPLE) {
+                return self.lead.attempt(tx, Mode::Transact);
+            }
             let start = clock();
             let run = self.lead.attempt(tx, Mode::Transact);
             self.lanes.ran(kind, clock().saturating_sub(start));
@@ -320,21 +317,21 @@ impl<'v, V: StateView + Send + Sync + 'static> Parallel<'v, V> {
         running: &mut Running<V>,
         index: usize,
         cost_ns: u64,
-    ) -> Option<Settled<Arc<Speculation>>> {
+    ) -> Option<Settled<Box<Speculation>>> {
         let (forced, clock) = (self.is_forced(), &*self.lanes.clock);
         let (block, board) = (&running.block, &running.block.ahead.board);
         let Sequential { evm, overlay, fees, .. } = &mut self.lead;
         // Who runs ahead cannot know what the coinbase has.
         evm.pay_coinbase(false);
         if forced && board.wait_for_claim(index, LOOKS) {
-            drop(block.speculate(evm, index));
+            block.speculate(evm, index);
         }
         let mut until = None;
         let patient = || {
             let now = clock();
             forced || now < *until.get_or_insert(now + 2 * cost_ns)
         };
-        let ahead = |other| drop(block.speculate(evm, other));
+        let ahead = |other| block.speculate(evm, other);
         let now = (&running.kept, |key: &StateKey| overlay.read(key));
         let found = block.ahead.settle(index, now, ahead, patient);
         evm.pay_coinbase(*fees == Fees::AtOnce);
@@ -348,32 +345,33 @@ impl<'v, V: StateView + Send + Sync + 'static> Parallel<'v, V> {
         running: &mut Running<V>,
         index: usize,
         tx: &Tx,
-        tried: Arc<Speculation>,
+        tried: Box<Speculation>,
     ) -> Option<Run> {
         let ahead = &running.block.ahead;
+        let mut run = tried.run?;
+        let usable = run.missing_codes.is_empty();
         let coinbase = StateKey::Basic(self.env.coinbase);
-        let usable = tried.run.as_ref().filter(|run| run.missing_codes.is_empty());
-        let uses = usable.is_some_and(|run| run.used.writes.binary_search(&coinbase).is_ok());
-        let missing = usable.is_none_or(|run| matches!(run.outcome, Outcome::Missing));
+        let uses = usable && run.used.writes.binary_search(&coinbase).is_ok();
+        let missing = !usable || matches!(run.outcome, Outcome::Missing);
         let pays = match self.lead.fees {
             Fees::After => false,
             Fees::WhenUsed if uses && !missing => {
-                ahead.retract(index, tried.writes());
+                ahead.retract(index, writes(&run));
                 return Some(self.lead.attempt_paid(tx, Mode::Transact));
             }
             Fees::WhenUsed => false,
             Fees::AtOnce => true,
         };
-        if usable.is_none() || (pays && (uses || missing)) {
-            ahead.retract(index, tried.writes());
+        if !usable || (pays && (uses || missing)) {
+            ahead.retract(index, writes(&run));
             return None;
         }
-        let mut run = usable?.detached();
         if pays {
-            // Should the state panic, it does so for the attempt.
+            // What is taken back if it comes to that; the state may panic, and does so for the attempt.
+            let written: Vec<StateKey> = writes(&run).iter().map(|(key, _)| *key).collect();
             let pay = AssertUnwindSafe(|| self.lead.pay_after(&mut run));
             let Some(paid) = catch_unwind(pay).ok().flatten() else {
-                ahead.retract(index, tried.writes());
+                ahead.memory.retract(index, &written);
                 return None;
             };
             running.moved.extend(paid);

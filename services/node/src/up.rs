@@ -291,7 +291,7 @@ pub fn banner(cluster: &Cluster, config: &Config) -> anyhow::Result<String> {
             }
         },
         match cluster.metrics {
-            Some(metrics) => format!("  metrics   http://{metrics}/metrics"),
+            Some(metrics) => format!("  metrics   {metrics}/metrics  (for Prometheus)"),
             None => format!("  metrics   off, or {USUAL_METRICS} is taken; --metrics ADDRESS"),
         },
         format!("  chain id  {}", config.chain.chain_id),

@@ -48,9 +48,14 @@ pub struct Metric {
 /// Nanoseconds of a clock that only rises.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// What a metric has, by the values of its labels.
+pub type Series = Vec<(Vec<String>, Value)>;
+
+type Cells = BTreeMap<Vec<String>, Arc<Cell>>;
+
 struct Registry {
     clock: Clock,
-    series: RwLock<BTreeMap<&'static str, BTreeMap<Vec<String>, Arc<Cell>>>>,
+    series: RwLock<BTreeMap<&'static str, Cells>>,
 }
 
 static REGISTRY: OnceLock<Registry> = OnceLock::new();
@@ -112,12 +117,6 @@ pub fn set_count(metric: &'static Metric, labels: &[String], count: u64) {
     set(metric, labels, count as f64);
 }
 
-/// Forgets the values of a gauge whose labels come and go.
-pub fn clear(metric: &'static Metric) {
-    let Some(registry) = REGISTRY.get() else { return };
-    registry.series.write().unwrap_or_else(PoisonError::into_inner).remove(metric.name);
-}
-
 /// Counts a measurement.
 pub fn observe(
     metric: &'static Metric,
@@ -134,7 +133,7 @@ pub fn observe(
 }
 
 /// Everything that has been counted, in the order of the table.
-pub fn read() -> Vec<(&'static Metric, Vec<(Vec<String>, Value)>)> {
+pub fn read() -> Vec<(&'static Metric, Series)> {
     let Some(registry) = REGISTRY.get() else { return Vec::new() };
     let series = registry.series.read().unwrap_or_else(PoisonError::into_inner);
     let of = |metric: &&'static Metric| {

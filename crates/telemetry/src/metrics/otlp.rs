@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
-use super::{Counts, Kind, Value};
+use super::{Counts, Kind, Series, Value};
 
 /// When something was measured, in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub fn request(resource: &[(String, String)], when: When) -> ExportMetricsServic
     }
 }
 
-fn data(metric: &super::Metric, series: Vec<(Vec<String>, Value)>, when: When) -> Data {
+fn data(metric: &super::Metric, series: Series, when: When) -> Data {
     let mut numbers = Vec::new();
     let mut histograms = Vec::new();
     for (labels, value) in series {

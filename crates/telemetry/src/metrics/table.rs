@@ -15,7 +15,7 @@ const STAGES: &[f64] = &[
 const ROUNDS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0, 50.0, 100.0, 200.0];
 
 macro_rules! metrics {
-    ($($(#[$section:meta])? $id:ident: $kind:expr, $name:literal, $unit:literal, [$($label:literal),*],
+    ($($id:ident: $kind:expr, $name:literal, $unit:literal, [$($label:literal),*],
         $meaning:literal;)*) => {
         $(pub static $id: Metric = Metric {
             name: $name,

@@ -82,6 +82,8 @@ impl Cluster {
         }
         let child = command
             .args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--rpc", "off"])
+            // Figures do not depend on whether its port is free.
+            .args(["--metrics", "off"])
             .args(["--shards", &shards.to_string(), "--data"])
             .arg(&data)
             .env("ATOLL_HOME", home.path())

@@ -14,8 +14,8 @@ use crate::{
         RunGroupsReply,
     },
     mempool::{
-        MempoolError, Pending, PendingReply, Report, Status, StatusReply, Submit, SubmitReply,
-        Take, TakeReply,
+        Content, ContentReply, MempoolError, Pending, PendingReply, Report, Status, StatusReply,
+        Submit, SubmitReply, Take, TakeReply,
     },
     router::{
         Deliver, DeliverReply, Escalate, Fetch, FetchReply, RouterError, RouterStats,
@@ -93,6 +93,7 @@ service! {
         take: Take (TakeRequest, TakeResponse) -> TakeReply;
         report: Report (ReportRequest, ReportResponse) -> ();
         pending: Pending (PendingRequest, PendingResponse) -> PendingReply;
+        content: Content (ContentRequest, ContentResponse) -> ContentReply;
         status: Status (MempoolServiceStatusRequest, MempoolServiceStatusResponse) -> StatusReply;
     }
 }

@@ -108,6 +108,31 @@ pub struct PendingReply {
     pub tx: Option<Tx>,
 }
 
+/// Asks what the pool holds.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Of this sender only; `None` for all.
+    pub sender: Option<Address>,
+    pub max_txs: u32,
+}
+
+impl Content {
+    /// Most transactions of one answer, and about their most bytes.
+    pub const MAX_TXS: u32 = 4_096;
+    pub const MAX_BYTES: usize = 4 << 20;
+}
+
+/// Each sender's in the order of nonces.
+#[derive(Clone, Debug, Default)]
+pub struct ContentReply {
+    /// Can run now, or as soon as the sender's earlier ones have, or are under way.
+    pub pending: Vec<Tx>,
+    /// Wait for an earlier nonce that is not there, or for funds.
+    pub queued: Vec<Tx>,
+    /// There are more.
+    pub more: bool,
+}
+
 /// How full the pool is.
 #[derive(Clone, Debug)]
 pub struct Status;

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 mod rounds;
 
-pub use self::rounds::{Progress, ProgressReply, Ran, RanReply, RanTx, RoundsRun, RoundsRunReply};
+pub use self::rounds::{
+    LogNames, Progress, ProgressReply, Ran, RanReply, RanTx, RoundsRun, RoundsRunReply, log_name,
+    log_names,
+};
 pub use crate::client::StateClient;
 
 /// Reads values, all at one instant of the shard's history.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use alloy_primitives::Address;
 use atoll_api::convert::MAX_ITEMS;
 use atoll_api::mempool::{
-    MempoolError, Pending, Report, Status, StatusReply, Submit, SubmitReply, Take, TakeReply,
+    Content, MempoolError, Pending, Report, Status, StatusReply, Submit, SubmitReply, Take,
+    TakeReply,
 };
 use atoll_api::state::{Read, StateError, Sync, SyncReply, TellDropped};
 use atoll_fabric::{Context, Cx, Fault, Handle, Link, Malformed, Reply, Service};
@@ -394,6 +395,12 @@ impl Handle<Report> for MempoolService {
 impl Handle<Pending> for MempoolService {
     fn handle(&mut self, asked: Pending, _: Context, reply: Reply<Pending>, _: &mut Cx<'_, Self>) {
         reply.ok(self.pool.pending(&asked));
+    }
+}
+
+impl Handle<Content> for MempoolService {
+    fn handle(&mut self, asked: Content, _: Context, reply: Reply<Content>, _: &mut Cx<'_, Self>) {
+        reply.ok(self.pool.content(&asked));
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, map::HashMap};
 use atoll_api::{
-    mempool::{Pending, PendingReply, StatusReply},
+    mempool::{Content, ContentReply, Pending, PendingReply, StatusReply},
     state::DroppedTx,
 };
 use atoll_types::Tx;
@@ -19,7 +19,7 @@ use atoll_types::Tx;
 use crate::config::{Config, Limits};
 use crate::metrics::Metrics;
 use crate::price::{PriceIndex, Rank};
-use crate::sender::{Pins, Place, Placed, Pooled, Sender};
+use crate::sender::{Mark, Pins, Place, Placed, Pooled, Sender};
 
 /// Pending transactions of a shard's senders. See the [module](self) for what operations cost.
 ///
@@ -127,6 +127,25 @@ impl Pool {
             next: sender.map(|sender| sender.run_end),
             tx: pooled.map(|pooled| pooled.tx.clone()),
         }
+    }
+
+    /// What there is, as far as it may be told at once.
+    pub fn content(&self, asked: &Content) -> ContentReply {
+        let of_one = asked.sender.and_then(|address| self.senders.get(&address));
+        let all = asked.sender.is_none().then(|| self.senders.values()).into_iter().flatten();
+        let most = asked.max_txs.min(Content::MAX_TXS) as usize;
+        let (mut reply, mut bytes) = (ContentReply::default(), 0);
+        for pooled in of_one.into_iter().chain(all).flat_map(|sender| sender.txs.values()) {
+            bytes += pooled.size();
+            if reply.pending.len() + reply.queued.len() >= most || bytes > Content::MAX_BYTES {
+                reply.more = true;
+                break;
+            }
+            let queued = pooled.mark == Mark::Free && !pooled.runnable;
+            let list = if queued { &mut reply.queued } else { &mut reply.pending };
+            list.push(pooled.tx.clone());
+        }
+        reply
     }
 
     /// How full the pool is; the first three do not overlap.

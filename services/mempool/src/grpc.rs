@@ -3,9 +3,9 @@
 use atoll_api::MempoolClient;
 use atoll_fabric::serve;
 use atoll_wire::v1::{
-    MempoolServiceStatusRequest, MempoolServiceStatusResponse, MempoolServiceSubmitRequest,
-    MempoolServiceSubmitResponse, PendingRequest, PendingResponse, ReportRequest, ReportResponse,
-    TakeRequest, TakeResponse,
+    ContentRequest, ContentResponse, MempoolServiceStatusRequest, MempoolServiceStatusResponse,
+    MempoolServiceSubmitRequest, MempoolServiceSubmitResponse, PendingRequest, PendingResponse,
+    ReportRequest, ReportResponse, TakeRequest, TakeResponse,
     mempool_service_server::{MempoolService, MempoolServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -45,6 +45,13 @@ impl MempoolService for Grpc {
         request: Request<PendingRequest>,
     ) -> Result<Response<PendingResponse>, Status> {
         serve(&*self.0.pending, request).await
+    }
+
+    async fn content(
+        &self,
+        request: Request<ContentRequest>,
+    ) -> Result<Response<ContentResponse>, Status> {
+        serve(&*self.0.content, request).await
     }
 
     async fn status(

@@ -2,11 +2,13 @@
 //!
 //! Of a local block its transactions are kept under its round and number, and the numbers of a round's
 //! blocks under the round; transactions of groups under their round; all in parts. Receipts are found by hash.
+//! What a round's logs name is kept under the round too, as short hashes: who looks for few logs in many
+//! rounds need not look at the others.
 
 use std::collections::{BTreeMap, HashMap};
 
 use atoll_api::state::{
-    ProgressReply, Ran, RanReply, RanTx, RoundsRun, RoundsRunReply, StateError,
+    LogNames, ProgressReply, Ran, RanReply, RanTx, RoundsRun, RoundsRunReply, StateError, log_names,
 };
 use atoll_store::StoreError;
 use atoll_types::{
@@ -75,9 +77,14 @@ fn mark_key(round: u64) -> Vec<u8> {
     numbered(MARK, round / ROUNDS_MARKED)
 }
 
+fn names_key(round: u64) -> Vec<u8> {
+    numbered(NAMES, round)
+}
+
 const BLOCK: u8 = b'l';
 const GROUPS: u8 = b'g';
 const MARK: u8 = b'm';
+const NAMES: u8 = b'w';
 const SPAN: u8 = b'n';
 
 /// Whether an entry of the index only tells what ran before a round, receipts included: nothing that is done
@@ -88,7 +95,7 @@ pub fn is_past(kept_from: u64, key: &[u8], value: &[u8]) -> bool {
     };
     let number = || Some(u64::from_be_bytes(*name.first_chunk()?));
     match *kind {
-        BLOCK | GROUPS | SPAN => number().is_some_and(|round| round < kept_from),
+        BLOCK | GROUPS | NAMES | SPAN => number().is_some_and(|round| round < kept_from),
         MARK => number().is_some_and(|marks| (marks + 1) * ROUNDS_MARKED <= kept_from),
         RECEIPT => decode::<Kept>(value).is_ok_and(|kept| kept.cut < kept_from),
         _ => false,
@@ -113,7 +120,8 @@ pub(crate) fn note_block(values: &mut Values, block: &LocalBlock) -> Result<(), 
         let entries: Vec<LocalEntry> = txs.iter().map(entry).collect();
         values.put(part_key(BLOCK, block.round, Some(number), part), encode(&entries));
     }
-    mark(values, block.round)
+    let local = block.txs.iter().flat_map(|local| &local.receipt.executed.logs);
+    mark(values, block.round, local.flat_map(log_names).collect())
 }
 
 /// Keeps what committed groups ran of this shard's senders.
@@ -124,15 +132,17 @@ pub(crate) fn note_groups(
 ) -> Result<(), StoreError> {
     let bodies: HashMap<&B256, &Tx> =
         ended.iter().map(|shared| (shared.tx.hash(), &shared.tx)).collect();
-    let mut rounds: BTreeMap<u64, Vec<GroupEntry>> = BTreeMap::new();
+    let mut rounds: BTreeMap<u64, (Vec<GroupEntry>, Vec<u32>)> = BTreeMap::new();
     for receipt in receipts {
         if let (ReceiptKind::Group(group), Some(tx)) = (receipt.kind, bodies.get(&receipt.tx)) {
             let index = (group.index, receipt.index);
             let entry = GroupEntry { index, raw: tx.raw().clone(), sender: tx.sender() };
-            rounds.entry(group.round).or_default().push(entry);
+            let (entries, names) = rounds.entry(group.round).or_default();
+            entries.push(entry);
+            names.extend(receipt.executed.logs.iter().flat_map(log_names));
         }
     }
-    for (round, entries) in rounds {
+    for (round, (entries, names)) in rounds {
         // Groups of one round may be decided at different cuts.
         let mut part = 0;
         while values.find::<Vec<GroupEntry>>(&part_key(GROUPS, round, None, part))?.is_some() {
@@ -141,13 +151,18 @@ pub(crate) fn note_groups(
         for (entries, part) in entries.chunks(ENTRY_TXS).zip(part..) {
             values.put(part_key(GROUPS, round, None, part), encode(&entries));
         }
-        mark(values, round)?;
+        mark(values, round, names)?;
     }
     Ok(())
 }
 
-/// Notes that something ran in a round.
-fn mark(values: &mut Values, round: u64) -> Result<(), StoreError> {
+/// Notes that something ran in a round, and what its logs name.
+fn mark(values: &mut Values, round: u64, names: Vec<u32>) -> Result<(), StoreError> {
+    let kept: Option<Vec<u8>> = values.find(&names_key(round))?;
+    if kept.is_none() || !names.is_empty() {
+        let names = names_after(kept.unwrap_or_default(), names);
+        values.put(names_key(round), encode(&names));
+    }
     let mut marks: Vec<u8> = values.find(&mark_key(round))?.unwrap_or_default();
     marks.resize((ROUNDS_MARKED / 8) as usize, 0);
     let at = (round % ROUNDS_MARKED) as usize;
@@ -157,6 +172,21 @@ fn mark(values: &mut Values, round: u64) -> Result<(), StoreError> {
         values.put(mark_key(round), encode(&marks));
     }
     Ok(())
+}
+
+/// Names are kept sorted, four bytes each.
+fn names_after(kept: Vec<u8>, mut names: Vec<u32>) -> Vec<u8> {
+    names.extend(kept.as_chunks().0.iter().map(|name| u32::from_be_bytes(*name)));
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().flat_map(u32::to_be_bytes).collect()
+}
+
+/// Whether one of each is among the names that are kept.
+fn has_each(kept: &[u8], named: &[LogNames]) -> bool {
+    let (kept, _) = kept.as_chunks::<4>();
+    let has = |name: &u32| kept.binary_search(&name.to_be_bytes()).is_ok();
+    named.iter().all(|names| names.any.iter().any(has))
 }
 
 impl Core {
@@ -209,7 +239,8 @@ impl Core {
 
     pub(crate) fn rounds_run(&self, asked: &RoundsRun) -> Result<RoundsRunReply, StateError> {
         self.check_kept(asked.first)?;
-        let last = asked.last.min(asked.first.saturating_add(RoundsRun::MAX - 1));
+        let most = if asked.named.is_empty() { RoundsRun::MAX } else { RoundsRun::MAX_NAMED };
+        let last = asked.last.min(asked.first.saturating_add(most - 1));
         let mut rounds = Vec::new();
         let mut round = asked.first;
         while round <= last {
@@ -220,13 +251,23 @@ impl Core {
                 let at = (round % ROUNDS_MARKED) as usize;
                 marks.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0)
             };
-            rounds.extend((round..next.min(last.saturating_add(1))).filter(is_marked));
+            for round in (round..next.min(last.saturating_add(1))).filter(is_marked) {
+                if asked.named.is_empty() || self.may_name(round, &asked.named)? {
+                    rounds.push(round);
+                }
+            }
             if next == u64::MAX {
                 break;
             }
             round = next;
         }
         Ok(RoundsRunReply { rounds })
+    }
+
+    /// Whether logs of a round may name one of each. Also so if it is not known what they name.
+    fn may_name(&self, round: u64, named: &[LogNames]) -> Result<bool, StateError> {
+        let kept: Option<Vec<u8>> = self.values.find(&names_key(round)).map_err(storage)?;
+        Ok(kept.is_none_or(|kept| has_each(&kept, named)))
     }
 
     pub(crate) fn progress(&self) -> ProgressReply {
@@ -273,5 +314,22 @@ impl Page {
         }
         self.txs.push(RanTx { tx, receipt });
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_found_by_what_it_names_and_not_by_half_of_it() {
+        let kept = names_after(names_after(Vec::new(), vec![7, 3, 7]), vec![u32::MAX, 3, 0]);
+        assert_eq!(kept.len(), 4 * 4);
+        let any = |any: &[u32]| LogNames { any: any.to_vec() };
+        assert!(
+            has_each(&kept, &[any(&[7])]) && has_each(&kept, &[any(&[1, u32::MAX]), any(&[0])])
+        );
+        assert!(!has_each(&kept, &[any(&[7]), any(&[8])]));
+        assert!(!has_each(&names_after(Vec::new(), Vec::new()), &[any(&[0])]));
     }
 }

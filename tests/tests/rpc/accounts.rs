@@ -96,3 +96,33 @@ async fn refused_transactions_are_refused_in_the_words_of_geth() -> anyhow::Resu
     here.stop().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_pools_is_told() -> anyhow::Result<()> {
+    let (here, rpc) = start(Shape::new(2)).await?;
+    let none = json!({ "pending": "0x0", "queued": "0x0" });
+    assert_eq!(rpc.get("txpool_status", json!([])).await?, none);
+    // Two senders, whose transactions wait for earlier nonces.
+    let pay = Plan::pay(Address::repeat_byte(7), 1).gas(21_000);
+    let mut sent = Vec::new();
+    for wallet in Wallet::development()?.iter_mut().take(4) {
+        let waits = wallet.sign_at(3, &pay)?;
+        rpc.get("eth_sendRawTransaction", json!([waits.raw])).await?;
+        sent.push((wallet.address(), waits.hash));
+    }
+    let four = json!({ "pending": "0x0", "queued": "0x4" });
+    assert_eq!(rpc.get("txpool_status", json!([])).await?, four);
+    let content = rpc.get("txpool_content", json!([])).await?;
+    let inspect = rpc.get("txpool_inspect", json!([])).await?;
+    assert_eq!(content["pending"], json!({}));
+    for (sender, hash) in sent {
+        let of_one = &content["queued"][sender.to_string()];
+        assert_eq!(of_one["3"]["hash"], json!(hash), "{content}");
+        let says = inspect["queued"][sender.to_string()]["3"].as_str().unwrap_or_default();
+        assert!(says.contains(": 1 wei + 21000 gas"), "{says}");
+        let alone = rpc.get("txpool_contentFrom", json!([sender])).await?;
+        assert_eq!((&alone["queued"], &alone["pending"]), (of_one, &json!({})));
+    }
+    here.stop().await;
+    Ok(())
+}

@@ -59,7 +59,33 @@ async fn blocks_of_four_shards_are_one_chain_in_the_serial_order() -> anyhow::Re
     let told = logs.as_array().map_or(0, Vec::len);
     let kept: usize = history.txs.values().map(logs_of).sum();
     assert_eq!(told, kept);
+    each_is_found_by_what_it_names(&rpc, last, logs.as_array().map_or(&[], Vec::as_slice)).await?;
     here.stop().await;
+    Ok(())
+}
+
+/// Filters find just those that a client would pick out of all.
+async fn each_is_found_by_what_it_names(rpc: &Rpc, last: u64, all: &[Value]) -> anyhow::Result<()> {
+    let range = json!({ "fromBlock": "0x0", "toBlock": format!("{last:#x}") });
+    let (mut few, nobody) = (0, format!("{:#066x}", 0xdead));
+    for log in all.iter().step_by(all.len() / 8 + 1) {
+        let (address, topic) = (&log["address"], &log["topics"][0]);
+        for (address, topic) in [(address, &Value::Null), (&Value::Null, topic), (address, topic)] {
+            let mut filter = range.clone();
+            filter["address"] = address.clone();
+            filter["topics"] = json!([topic]);
+            let picked = all.iter().filter(|log| {
+                (address.is_null() || log["address"] == *address)
+                    && (topic.is_null() || log["topics"][0] == *topic)
+            });
+            let picked: Vec<&Value> = picked.collect();
+            few += usize::from(picked.len() < all.len());
+            assert_eq!(rpc.get("eth_getLogs", json!([filter])).await?, json!(picked), "{filter}");
+            filter["topics"] = json!([[nobody, topic], nobody]);
+            assert_eq!(rpc.get("eth_getLogs", json!([filter])).await?, json!([]), "{filter}");
+        }
+    }
+    assert!(few > 0, "{} logs are all alike", all.len());
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod bad;
 mod chain;
+mod logs;
 mod trace;
 
 use anyhow::Context as _;

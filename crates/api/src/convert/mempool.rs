@@ -5,8 +5,8 @@ use atoll_wire::v1::{self as wire, tx_end};
 
 use super::{Proto, messages, optional, plain, required, variants};
 use crate::mempool::{
-    End, Pending, PendingReply, Refused, Report, Status, StatusReply, Submit, SubmitReply, Take,
-    TakeReply, TxEnd,
+    Content, ContentReply, End, Pending, PendingReply, Refused, Report, Status, StatusReply,
+    Submit, SubmitReply, Take, TakeReply, TxEnd,
 };
 
 messages! {
@@ -17,6 +17,8 @@ messages! {
     Report => ReportRequest { ends: list }
     Pending => PendingRequest { sender: plain, tx: plain }
     PendingReply => PendingResponse { next: optional, tx: optional }
+    Content => ContentRequest { sender: optional, max_txs: plain }
+    ContentReply => ContentResponse { pending: list, queued: list, more: plain }
     Status => MempoolServiceStatusRequest {}
     StatusReply => MempoolServiceStatusResponse {
         pending: plain, queued: plain, under_way: plain, size_bytes: plain,

@@ -8,9 +8,9 @@ use atoll_wire::v1::{self as wire, feed_event, tx_status};
 use super::{Proto, messages, optional, plain, required, small_list};
 use crate::state::{
     AcceptParts, AcceptPartsReply, Append, Change, Cut, CutReply, DroppedTx, Ended, Feed,
-    FeedEvent, FeedReply, GroupToRun, LeaseLate, LeaseLateReply, LeaseOut, Lookup, LookupReply,
-    Outbox, OutboxReply, Progress, ProgressReply, Prove, ProveReply, ProvenCell, PutCodes,
-    Quarantine, Ran, RanReply, RanTx, Read, ReadReply, ReadSnapshot, Recall, RecallReply,
+    FeedEvent, FeedReply, GroupToRun, LeaseLate, LeaseLateReply, LeaseOut, LogNames, Lookup,
+    LookupReply, Outbox, OutboxReply, Progress, ProgressReply, Prove, ProveReply, ProvenCell,
+    PutCodes, Quarantine, Ran, RanReply, RanTx, Read, ReadReply, ReadSnapshot, Recall, RecallReply,
     ReceiptEvent, ReceiveCredits, ReceiveCreditsReply, RoundsRun, RoundsRunReply, SenderTx, Settle,
     Share, ShareReply, SnapshotPiece, SnapshotTaken, StoreResults, StoreResultsReply, Sync,
     SyncReply, TakeSnapshot, TellDropped, Tip, TxStatus, Watch, WatchReply, Withdraw,
@@ -67,7 +67,8 @@ messages! {
     Ran => RanRequest { round: plain, skip: plain }
     RanReply => RanResponse { txs: list, more: plain }
     RanTx => RanTx { tx: required, receipt: required }
-    RoundsRun => RoundsRunRequest { first: plain, last: plain }
+    RoundsRun => RoundsRunRequest { first: plain, last: plain, named: list }
+    LogNames => LogNames { any: small_list }
     RoundsRunReply => RoundsRunResponse { rounds: small_list }
     Progress => ProgressRequest { min_cut: plain }
     ProgressReply => ProgressResponse { cut: plain, ended_before: plain, ended_at: plain }

@@ -28,7 +28,7 @@ fn seeded() -> StdRng {
 macro_rules! every_request {
     ($check:ident($($argument:expr),*)) => {
         every_request!(@ $check ($($argument),*)
-            mempool: Submit Take Report Pending Status;
+            mempool: Submit Take Report Pending Content Status;
             executor: Predict Debit RunGroups ExecutorStats;
             state: Read Append Cut Outbox Share Withdraw TellDropped Quarantine StoreResults AcceptParts ReceiveCredits
                 Settle Recall LeaseLate PutCodes Prove Watch Sync Ran RoundsRun Progress Lookup Feed TakeSnapshot ReadSnapshot;

@@ -17,6 +17,8 @@ structs! {
     TxEnd { tx, end }
     Pending { sender, tx }
     PendingReply { next, tx }
+    Content { sender, max_txs }
+    ContentReply { pending, queued, more }
     Status {}
     StatusReply { pending, queued, under_way, size_bytes }
 
@@ -92,7 +94,8 @@ structs! {
     Ran { round, skip }
     RanReply { txs, more }
     RanTx { tx, receipt }
-    RoundsRun { first, last }
+    RoundsRun { first, last, named }
+    LogNames { any }
     RoundsRunReply { rounds }
     Progress { min_cut }
     ProgressReply { cut, ended_before, ended_at }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use atoll_api::beacon::{BeaconError, Blocks};
-use atoll_api::mempool::Pending;
-use atoll_api::state::{Progress, Ran, RanTx, RoundsRun};
+use atoll_api::mempool::{Content, Pending, Status as PoolStatus};
+use atoll_api::state::{LogNames, Progress, Ran, RanTx, RoundsRun};
 use atoll_api::{MempoolClient, StateClient};
 use atoll_fabric::{Context, Link};
 use atoll_types::{BeaconBlock, ReceiptKind, ShardId};
@@ -43,6 +43,8 @@ const BLOCKS_AT_ONCE: u32 = 64;
 #[derive(Clone)]
 pub struct RpcLinks {
     pub pending: Link<Pending>,
+    pub content: Link<Content>,
+    pub status: Link<PoolStatus>,
     pub ran: Link<Ran>,
     pub rounds_run: Link<RoundsRun>,
     pub progress: Link<Progress>,
@@ -53,6 +55,8 @@ impl RpcLinks {
     pub fn new(mempool: &MempoolClient, state: &StateClient) -> Self {
         Self {
             pending: mempool.pending.clone(),
+            content: mempool.content.clone(),
+            status: mempool.status.clone(),
             ran: state.ran.clone(),
             rounds_run: state.rounds_run.clone(),
             progress: state.progress.clone(),
@@ -298,15 +302,23 @@ impl Chain {
         }
     }
 
-    /// Numbers of the blocks of a range that hold any transaction.
-    pub async fn filled(&self, first: u64, last: u64) -> Result<Vec<u64>, Failure> {
+    /// Numbers of the blocks of a range that hold any transaction, or whose logs may name one of each
+    /// of `named`.
+    pub async fn filled(
+        &self,
+        first: u64,
+        last: u64,
+        named: &[LogNames],
+    ) -> Result<Vec<u64>, Failure> {
+        let most = if named.is_empty() { RoundsRun::MAX } else { RoundsRun::MAX_NAMED };
         let context = Context::none().with_timeout(self.limits.patience());
         let mut rounds = Vec::new();
         let mut first = first;
         while first <= last {
-            let end = last.min(first.saturating_add(RoundsRun::MAX - 1));
+            let end = last.min(first.saturating_add(most - 1));
             let asked = self.links.iter().map(|links| {
-                links.rounds_run.call(context.clone(), RoundsRun { first, last: end })
+                let asked = RoundsRun { first, last: end, named: named.to_vec() };
+                links.rounds_run.call(context.clone(), asked)
             });
             for reply in future::join_all(asked).await {
                 let reply = reply.map_err(|error| status_of(&error, &context))?;

@@ -34,7 +34,8 @@ impl Shared {
         let head = self.chain.head().await?;
         let newest = self.number_at(&head, newest).ok_or_else(Failure::no_block)?;
         let oldest = (newest + 1).saturating_sub(count);
-        let filled = if count == 0 { vec![] } else { self.chain.filled(oldest, newest).await? };
+        let filled =
+            if count == 0 { vec![] } else { self.chain.filled(oldest, newest, &[]).await? };
         let (mut base_fees, mut ratios, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
         for number in oldest..=newest {
             if count == 0 {

@@ -3,6 +3,8 @@
 use alloy_eips::BlockNumberOrTag;
 use alloy_primitives::Log;
 use alloy_rpc_types_eth::{Filter, FilterBlockOption};
+use atoll_api::state::{LogNames, log_name};
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -115,8 +117,15 @@ impl Shared {
         }
         let most = usize::try_from(limits.response_bytes).unwrap_or(usize::MAX);
         let (mut logs, mut bytes) = (Vec::new(), 0usize);
-        for number in self.chain.filled(first, last).await? {
-            let block = self.chain.block(number).await?.ok_or_else(Failure::no_block)?;
+        let numbers = self.chain.filled(first, last, &named(filter)).await?;
+        let blocks = stream::iter(numbers).map(|number| async move {
+            let block = self.chain.block(number).await?;
+            block.ok_or_else(Failure::no_block)
+        });
+        let mut blocks = blocks.buffered(limits.assembling);
+        while let Some(block) = blocks.next().await {
+            let block = block?;
+            let number = block.number();
             let mut count = logs.len();
             for (log, ..) in wanted(&block, filter) {
                 (count, bytes) = (count + 1, bytes.saturating_add(weight(log)));
@@ -128,6 +137,16 @@ impl Shared {
         }
         Ok((logs, None))
     }
+}
+
+/// What the logs that a filter wants have to name.
+fn named(filter: &Filter) -> Vec<LogNames> {
+    let addresses = filter.address.iter().map(|address| log_name(0, address.as_slice()));
+    let topics = filter.topics.iter().zip(1..).map(|(topics, place)| {
+        topics.iter().map(|topic| log_name(place, topic.as_slice())).collect()
+    });
+    let all = [addresses.collect()].into_iter().chain(topics).map(|any| LogNames { any });
+    all.filter(|names| !names.any.is_empty()).collect()
 }
 
 /// Logs of a block that a filter wants.

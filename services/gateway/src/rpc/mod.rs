@@ -18,6 +18,7 @@ mod server;
 mod sign;
 mod subscribe;
 mod trace;
+mod txpool;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -115,6 +116,10 @@ pub(crate) const METHODS: &[&str] = &[
     "eth_getFilterLogs",
     "eth_uninstallFilter",
     "eth_accounts",
+    "txpool_status",
+    "txpool_content",
+    "txpool_contentFrom",
+    "txpool_inspect",
     "atoll_getPlacement",
     "atoll_getTransaction",
 ];
@@ -232,6 +237,12 @@ impl Shared {
             "eth_getFilterChanges" => self.filter_changes(&params).await,
             "eth_getFilterLogs" => self.filter_logs(&params).await,
             "eth_uninstallFilter" => Ok(json!(self.filters.remove(params.at(0, "filter")?))),
+            "txpool_status" => self.pool_status().await,
+            "txpool_content" => self.pool_content(None, txpool::whole).await,
+            "txpool_contentFrom" => {
+                self.pool_content(Some(params.at(0, "address")?), txpool::whole).await
+            }
+            "txpool_inspect" => self.pool_content(None, txpool::summary).await,
             "atoll_getPlacement" => self.placement(&params),
             "atoll_getTransaction" => self.timeline(&params).await,
             _ => self.answer_of_blocks(method, params).await,

@@ -28,6 +28,11 @@ STANDARD_LABELS = [f"app.kubernetes.io/{key}" for key in ("name", "part-of", "co
 SHARDS = ("shard", "mempool", "executor", "state", "router")
 
 
+def addresses(node):
+    entries = node["address"]["shard"]
+    return [node["address"]["beacon"]] + [url for entry in entries for key, url in entry.items() if key != "id"]
+
+
 class Lint:
     def __init__(self, documents):
         self.documents = documents
@@ -254,11 +259,26 @@ class Lint:
                 if key == "node.toml":
                     self.node_file(f"{name_of(config)}, {key}", tomllib.loads(text))
 
+    def identities_of(self, where, node):
+        """With certificates: those of this chain, for every shard."""
+        chain, shards = node["chain"]["chain_id"], set()
+        certificates = of_kind(self.documents, "Certificate")
+        uris = [uri for certificate in certificates for uri in certificate["spec"].get("uris", [])]
+        for uri in uris:
+            parts = uri.removeprefix("spiffe://atoll/").split("/")
+            self.expect(parts[0] == str(chain), where, f"{uri} is not of chain {chain}")
+            if parts[1] == "shard":
+                shards.add(int(parts[2]))
+        if uris:
+            missing = set(range(node["chain"]["shards"])) - shards
+            self.expect(not missing, where, f"no certificate is for shard {missing}")
+            plain = [url for url in addresses(node) if not url.startswith("https://")]
+            self.expect(not plain, where, f"there are certificates, and {plain} have no https")
+
     def node_file(self, where, node):
-        address, shards = node["address"], node["chain"]["shards"]
-        entries = address["shard"]
-        urls = [address["beacon"]] + [url for e in entries for k, url in e.items() if k != "id"]
-        for url in urls:
+        shards, entries = node["chain"]["shards"], node["address"]["shard"]
+        self.identities_of(where, node)
+        for url in addresses(node):
             host, port = re.fullmatch(r"https?://([^:/]+):(\d+)", url).groups()
             try:
                 resolve(self.documents, self.pods, host, int(port))

@@ -67,7 +67,7 @@ class Processes:
     """`resolve(host, port)` gives the process that a name leads to, and its port."""
 
     def __init__(self, atoll, directory, image, processes, resolve):
-        self.atoll, self.image, self.resolve = atoll, image, resolve
+        self.atoll, self.image, self.resolve = str(atoll), image, resolve
         self.directory = pathlib.Path(directory)
         self.all = processes
         for index, process in enumerate(processes):
@@ -85,44 +85,58 @@ class Processes:
     def directory_of(self, process, path):
         return self.directory / process.name / path.strip("/").replace("/", "-")
 
-    def rewrite(self, process, text):
+    def rewrite(self, process, text, addresses=True):
         def url(match):
             other, port = self.resolve(match[2], int(match[3]))
             # What is not Atoll does not run here.
             return f"{match[1]}://{other.address if other else '127.0.0.1'}:{port}"
 
-        text = re.sub(r"\b(https?)://([a-z][\w.-]*):(\d+)", url, text)
-        text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1):", f"{process.address}:", text)
+        if addresses:
+            text = re.sub(r"\b(https?)://([a-z][\w.-]*):(\d+)", url, text)
+            text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1):", f"{process.address}:", text)
         for path in sorted(process.mounts, key=len, reverse=True):
             text = re.sub(rf"{path}(?=[/\"',\s]|$)", str(self.directory_of(process, path)), text)
         return text
 
-    def prepare(self, process):
+    def prepare(self, process, addresses=True):
         (self.directory / process.name).mkdir(exist_ok=True)
         for path, files in process.mounts.items():
             directory = self.directory_of(process, path)
             directory.mkdir(parents=True, exist_ok=True)
             for name, text in (files or {}).items():
-                (directory / name).write_text(self.rewrite(process, text))
+                (directory / name).write_text(self.rewrite(process, text, addresses))
 
     def start(self, process, more=()):
         """Starts it; `more` is added to its arguments."""
         self.prepare(process)
         home = self.directory / process.name
-        variables = {"PATH": os.environ["PATH"], **self.image.variables, **process.variables}
-        variables = {name: self.rewrite(process, value) for name, value in variables.items()}
-        variables["ATOLL_HOME"] = str(home / "home")
         arguments = [self.rewrite(process, argument) for argument in process.arguments]
         process.log = home / "log"
         with open(process.log, "ab") as log:
             process.child = subprocess.Popen(
                 [self.atoll, *arguments, *more],
-                env=variables,
+                env=self.variables(process),
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    def variables(self, process, addresses=True):
+        variables = {"PATH": os.environ["PATH"], **self.image.variables, **process.variables}
+        variables = {name: self.rewrite(process, value, addresses) for name, value in variables.items()}
+        return {**variables, "ATOLL_HOME": str(self.directory / process.name / "home")}
+
+    def check(self, process, more):
+        """What the binary says of the configuration with the addresses that it has in the cluster: some are fine
+        on loopback only."""
+        self.prepare(process, addresses=False)
+        arguments = [self.rewrite(process, argument, addresses=False) for argument in process.arguments]
+        file = arguments[arguments.index("--config") + 1]
+        line = [self.atoll, "config", "check", file, *more]
+        done = subprocess.run(line, env=self.variables(process, addresses=False), capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"{process.name}: {done.stderr}")
 
     def is_running(self, process):
         code = process.child.poll()

@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -108,6 +109,11 @@ def jobs(cluster):
         yield job.name, finished(last_lines(job, 1))
 
 
+def can_check(atoll):
+    """Whether the binary has `config check`."""
+    return subprocess.run([atoll, "config", "check", "--help"], capture_output=True).returncode == 0
+
+
 def listens(cluster):
     for process in cluster.services():
         for port in process.ports:
@@ -152,6 +158,9 @@ def check(path, atoll):
         documents, cluster = opened(path, atoll, directory)
         more = funded(cluster)
         try:
+            if can_check(atoll):
+                for process in cluster.services():
+                    cluster.check(process, more)
             for process in cluster.services():
                 cluster.start(process, more if process.arguments[0] == "node" else ())
             for process in cluster.services():

@@ -8,6 +8,7 @@ import re
 import yaml
 
 import manifests
+from authority import Authority
 from processes import Process
 
 
@@ -36,7 +37,9 @@ def from_kubernetes(documents, image):
     """The processes of rendered manifests that run Atoll, and who resolves names: to a process, or to None
     for what runs something else, and a port."""
     pods = manifests.pods(documents)
-    processes = [kubernetes_process(documents, pod, image) for pod in pods if is_ours(pod.container["image"])]
+    ours = [pod for pod in pods if is_ours(pod.container["image"])]
+    authority = Authority()
+    processes = [kubernetes_process(documents, pod, image, authority) for pod in ours]
     by_name = {process.name: process for process in processes}
 
     def resolve(host, port):
@@ -46,12 +49,12 @@ def from_kubernetes(documents, image):
     return processes, resolve
 
 
-def kubernetes_process(documents, pod, image):
+def kubernetes_process(documents, pod, image, authority):
     container = pod.container
     mounts = {}
     volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
     for mount in container.get("volumeMounts", []):
-        mounts[mount["mountPath"]] = files_of(documents, volumes.get(mount["name"], {}))
+        mounts[mount["mountPath"]] = files_of(documents, volumes.get(mount["name"], {}), authority)
     ports = [port["containerPort"] for port in container.get("ports", [])]
     return Process(
         name=pod.name,
@@ -67,19 +70,26 @@ def kubernetes_process(documents, pod, image):
     )
 
 
-def files_of(documents, volume):
-    """The files of a ConfigMap; None for a volume that a process writes."""
-    if "configMap" not in volume:
-        return None
-    return manifests.named(documents, "ConfigMap", volume["configMap"]["name"])["data"]
+def files_of(documents, volume, authority):
+    """The files of a ConfigMap or a Secret; None for a volume that a process writes."""
+    if "configMap" in volume:
+        return manifests.named(documents, "ConfigMap", volume["configMap"]["name"])["data"]
+    if "secret" in volume:
+        name = volume["secret"]["secretName"]
+        issued = [c["spec"] for c in manifests.of_kind(documents, "Certificate") if c["spec"]["secretName"] == name]
+        return authority.issue(issued[0]) if issued else secret(documents, name)
+    return None
+
+
+def secret(documents, name):
+    data = manifests.named(documents, "Secret", name).get("data", {})
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
 def variables_of(documents, pod, container):
     variables = {}
     for source in container.get("envFrom", []):
-        secret = manifests.named(documents, "Secret", source["secretRef"]["name"])
-        data = {name: base64.b64decode(value).decode() for name, value in secret.get("data", {}).items()}
-        variables.update(data)
+        variables.update(secret(documents, source["secretRef"]["name"]))
     for variable in container.get("env", []):
         if "value" in variable:
             value = manifests.expand(variable["value"], variables)

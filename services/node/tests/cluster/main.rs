@@ -3,6 +3,8 @@
 
 mod keeping;
 mod ledger;
+mod ports;
+mod tls;
 mod traffic;
 
 use std::{collections::BTreeMap, path::Path};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use alloy_primitives::Address;
 use atoll::config::{
-    Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress, Storage,
+    Addresses, Beacon, Chain, Config, Gateway, Limits, Role, Shard, ShardAddress, Storage, Tls,
 };
 use atoll_tests::CHAIN_ID;
 
@@ -124,6 +124,7 @@ impl Layout {
                 min_free_bytes: 0,
                 ..Storage::default()
             },
+            tls: Tls::default(),
         }
     }
 

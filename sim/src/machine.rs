@@ -16,7 +16,7 @@ use atoll::{
     world::{Served, Storage, World},
 };
 use atoll_evm::{Helpers, Nobody};
-use atoll_fabric::{Door, Machine, Place, Simulated};
+use atoll_fabric::{Door, Machine, Place, Simulated, tls::Acceptor};
 use atoll_gateway::Pool;
 use atoll_state::TreeConfig;
 use atoll_tree::MemoryScratch;
@@ -261,6 +261,7 @@ impl World for Here {
         &self,
         listen: SocketAddr,
         _: Door,
+        _: Option<Acceptor>,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>> {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use atoll::{
     config::{
         Addresses, Admin, Beacon, Chain, Config, Gateway, IndexKind, Limits, Role, Shard,
-        ShardAddress, Storage,
+        ShardAddress, Storage, Tls,
     },
     genesis::Genesis,
 };
@@ -201,6 +201,9 @@ pub struct Plan {
     pub variables: BTreeMap<String, String>,
     /// The network namespace that a process runs in, if not in that of its caller.
     pub namespaces: BTreeMap<String, String>,
+    /// Directory of the certificates and keys of all processes, if they speak TLS: `NAME.pem`,
+    /// `NAME.key` and `authority.pem`.
+    pub certificates: Option<PathBuf>,
 }
 
 /// The name of a process that runs one role of the split shard.
@@ -248,6 +251,7 @@ impl Plan {
             data: BTreeMap::new(),
             variables: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            certificates: None,
         })
     }
 
@@ -262,7 +266,9 @@ impl Plan {
     /// Where `from` reaches `to`.
     fn url(&self, from: &str, to: &str) -> String {
         let detour = self.detours.get(&(from.to_owned(), to.to_owned()));
-        format!("http://{}", detour.unwrap_or(&self.listen[to]))
+        let secure = self.certificates.is_some() && to != GATEWAY;
+        let scheme = if secure { "https" } else { "http" };
+        format!("{scheme}://{}", detour.unwrap_or(&self.listen[to]))
     }
 
     fn addresses(&self, from: &str) -> Addresses {
@@ -302,6 +308,16 @@ impl Plan {
                     false => IndexKind::Sled,
                 },
                 ..self.storage.clone()
+            },
+            tls: match &self.certificates {
+                // Some tests have networks of their own.
+                None => Tls { plain_text: true, ..Tls::default() },
+                Some(dir) => Tls {
+                    certificate: Some(dir.join(format!("{name}.pem"))),
+                    key: Some(dir.join(format!("{name}.key"))),
+                    authority: Some(dir.join("authority.pem")),
+                    ..Tls::default()
+                },
             },
         };
         let shard = |id, roles: &[Role]| Shard { id, roles: roles.to_vec(), listen: Some(listen) };

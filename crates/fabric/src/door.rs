@@ -1,5 +1,5 @@
-//! How many connections a port has, and how long one may take to say that it speaks HTTP/2. What
-//! comes after that, the server's own limits and pings bound.
+//! How many connections a port has, and how long one may take to say that it speaks HTTP/2, with its
+//! TLS handshake if it has one. What comes after that, the server's own limits and pings bound.
 
 use std::{
     io,
@@ -16,7 +16,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::tls::{Acceptor, Handshake, Role, Seen};
 
 /// Bytes that a client of HTTP/2 begins with (RFC 9113, section 3.4), and the header of a frame.
 const GREETING_BYTES: usize = 24 + 9;
@@ -33,13 +36,18 @@ pub struct Door {
 }
 
 impl Door {
-    /// The connections that come to `listener`. Never ends, and never fails.
-    pub fn open(self, listener: TcpListener) -> impl Stream<Item = io::Result<Guest>> + Send {
+    /// The connections that come to `listener`, in plain text or with `tls`. Never ends, and never
+    /// fails.
+    pub fn open(
+        self,
+        listener: TcpListener,
+        tls: Option<Acceptor>,
+    ) -> impl Stream<Item = io::Result<Guest>> + Send {
         let seats = Arc::new(Semaphore::new(self.connections));
-        stream::unfold((listener, seats), move |(listener, seats)| async move {
+        stream::unfold((listener, seats, tls), move |(listener, seats, tls)| async move {
             loop {
-                let socket = match listener.accept().await {
-                    Ok((socket, _)) => socket,
+                let (socket, from) = match listener.accept().await {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(PAUSE).await;
@@ -55,20 +63,108 @@ impl Door {
                 if socket.set_nodelay(true).is_err() {
                     continue;
                 }
+                let visit = TcpConnectInfo {
+                    local_addr: socket.local_addr().ok(),
+                    remote_addr: Some(from),
+                };
+                let Some((line, seen)) = Line::of(socket, tls.as_ref()) else { continue };
                 let greeting = Some((0, Box::pin(tokio::time::sleep(self.greeting))));
-                return Some((Ok(Guest { socket, greeting, _seat: seat }), (listener, seats)));
+                let visit = Visit { tcp: visit, seen };
+                let guest = Guest { line, greeting, visit, _seat: seat };
+                return Some((Ok(guest), (listener, seats, tls)));
             }
         })
     }
 }
 
+/// Who has come, for whoever answers a request: an extension of it.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    pub tcp: TcpConnectInfo,
+    seen: Option<Seen>,
+}
+
+impl Visit {
+    /// The roles that the caller's certificate names: none on a port that asks for no certificate.
+    pub fn roles(&self) -> Arc<[Role]> {
+        self.seen.as_ref().map(Seen::roles).unwrap_or_default()
+    }
+}
+
+enum Line {
+    Plain(TcpStream),
+    Shaking(Box<Handshake>, Acceptor),
+    Secure(Box<TlsStream<TcpStream>>),
+    /// The handshake has failed.
+    Gone,
+}
+
+impl Line {
+    fn of(socket: TcpStream, tls: Option<&Acceptor>) -> Option<(Self, Option<Seen>)> {
+        let Some(tls) = tls else { return Some((Self::Plain(socket), None)) };
+        match tls.begin(socket) {
+            Ok((handshake, seen)) => {
+                Some((Self::Shaking(Box::new(handshake), tls.clone()), Some(seen)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot begin a TLS handshake");
+                None
+            }
+        }
+    }
+}
+
 /// A connection that was let in.
-#[derive(Debug)]
 pub struct Guest {
-    socket: TcpStream,
+    line: Line,
     /// Bytes read so far, and when there must have been enough of them. `None` when there were.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    visit: Visit,
     _seat: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    /// Goes on with the handshake, if there is one to be done: no task waits for one. Whoever reads or
+    /// writes does.
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut Line>> {
+        if let Line::Shaking(handshake, tls) = &mut self.line {
+            let late = self.greeting.as_mut();
+            let late = late.is_some_and(|(_, late)| late.as_mut().poll(cx).is_ready());
+            let shaken = match Pin::new(&mut **handshake).poll(cx) {
+                Poll::Pending if late => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the handshake was not over in time",
+                )),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(shaken) => shaken,
+            };
+            match shaken {
+                Ok(stream) => self.line = Line::Secure(Box::new(stream)),
+                Err(error) => {
+                    if let Some(seen) = &self.visit.seen {
+                        tls.failed(self.visit.tcp.remote_addr, seen, &error);
+                    }
+                    self.line = Line::Gone;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        match &mut self.line {
+            Line::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            line => Poll::Ready(Ok(line)),
+        }
+    }
+}
+
+/// Calls a function of either kind of stream, once there is one.
+macro_rules! on_line {
+    ($guest:ident, $cx:ident, $stream:ident => $call:expr) => {
+        match std::task::ready!($guest.poll_line($cx))? {
+            Line::Plain($stream) => $call,
+            Line::Secure($stream) => $call,
+            Line::Shaking(..) | Line::Gone => Poll::Pending,
+        }
+    };
 }
 
 impl AsyncRead for Guest {
@@ -78,7 +174,7 @@ impl AsyncRead for Guest {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        let polled = on_line!(self, cx, stream => Pin::new(stream).poll_read(cx, buffer));
         let Some((read, late)) = &mut self.greeting else { return polled };
         *read += buffer.filled().len() - before;
         if *read >= GREETING_BYTES {
@@ -97,15 +193,19 @@ impl AsyncWrite for Guest {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        on_line!(self, cx, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        on_line!(self, cx, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        match &mut self.line {
+            Line::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Line::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+            Line::Shaking(..) | Line::Gone => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_write_vectored(
@@ -113,18 +213,23 @@ impl AsyncWrite for Guest {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        on_line!(self, cx, stream => Pin::new(stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        match &self.line {
+            Line::Plain(stream) => stream.is_write_vectored(),
+            Line::Secure(stream) => stream.is_write_vectored(),
+            // rustls takes several slices at once.
+            Line::Shaking(..) | Line::Gone => true,
+        }
     }
 }
 
 impl Connected for Guest {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Visit;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    fn connect_info(&self) -> Visit {
+        self.visit.clone()
     }
 }

@@ -19,12 +19,13 @@ mod remote;
 mod reply;
 mod serve;
 mod service;
+pub mod tls;
 pub mod watch;
 mod work;
 
 pub use beat::Beat;
 pub use call::{Call, Context, Link, Rpc};
-pub use door::{Door, Guest};
+pub use door::{Door, Guest, Visit};
 pub use error::{Fault, Malformed, RpcError};
 pub use local::{Cx, Local, Place, Turns};
 pub use machine::{Machine, Panicked, Running, Simulated, Waits};

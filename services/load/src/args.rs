@@ -18,6 +18,11 @@ pub struct LoadArgs {
     #[arg(long, env = "ATOLL_TARGET", default_value = "http://127.0.0.1:50051")]
     pub target: String,
 
+    /// For https://: PEM file with the authority of the gateway's certificate [default: those that the
+    /// system trusts]
+    #[arg(long, env = "ATOLL_TLS_AUTHORITY", value_name = "FILE")]
+    pub tls_authority: Option<std::path::PathBuf>,
+
     /// What the transactions do
     #[arg(long, value_enum, default_value_t = Workload::Transfer)]
     pub workload: Workload,

@@ -81,7 +81,8 @@ async fn work(
     begin: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Summary> {
     let seed = args.seed.unwrap_or_else(new_seed);
-    let cluster = Cluster::connect(&args.target, args.streams).await?;
+    let cluster =
+        Cluster::connect(&args.target, args.streams, args.tls_authority.as_deref()).await?;
     args.progress(&format!(
         "{}: chain {}, {} shards, version {}; seed {seed}",
         args.target, cluster.chain_id, cluster.shards, cluster.version

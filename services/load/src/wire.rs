@@ -1,9 +1,10 @@
 //! The public API as this crate uses it.
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use anyhow::{Context, bail, ensure};
+use atoll_fabric::tls::to_host;
 use atoll_wire::v1::{
     GetAccountRequest, GetClusterRequest, GetReceiptRequest, GetStatsRequest, SubmitOutcome,
     TransactionFinality, TransactionKind, TransactionReceipt, get_receipt_request::Wait,
@@ -27,6 +28,11 @@ const REQUESTS: usize = 32;
 /// Largest message from the cluster, in bytes.
 const MESSAGE_BYTES: usize = 64 << 20;
 
+/// For certificates: milliseconds since 1970.
+fn now_ms() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64
+}
+
 /// A cluster and connections to it.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -43,7 +49,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// Connects `streams` times and asks what the cluster is.
-    pub async fn connect(target: &str, streams: u16) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// What is wrong with the target, or with the cluster there.
+    pub async fn connect(
+        target: &str,
+        streams: u16,
+        authority: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let scheme = if target.contains("://") { "" } else { "http://" };
         let endpoint = Endpoint::from_shared(format!("{scheme}{target}"))
             .with_context(|| format!("--target {target} is not a URL such as http://host:50051"))?
@@ -53,8 +66,8 @@ impl Cluster {
             .initial_connection_window_size(16 << 20);
         let mut clients = Vec::new();
         for _ in 0..streams.max(1) {
-            let channel =
-                endpoint.connect().await.with_context(|| format!("cannot connect to {target}"))?;
+            let channel = to_host(&endpoint, authority, Arc::new(now_ms)).await;
+            let channel = channel.with_context(|| format!("cannot connect to {target}"))?;
             clients.push(Client::new(channel).max_decoding_message_size(MESSAGE_BYTES));
         }
         let info = clients[0]

@@ -10,7 +10,10 @@ use atoll_api::{
 use atoll_beacon::{BeaconService, Cadence};
 use atoll_evm::Helpers;
 use atoll_executor::{ExecutorConfig, ExecutorService};
-use atoll_fabric::{Local, Place, Remote};
+use atoll_fabric::{
+    Local, Place, Remote,
+    tls::{Connector, Role as Peer},
+};
 use atoll_gateway::{BeaconLinks, Ledger, Rpc, RpcConfig, RpcLinks, ShardLinks};
 use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
@@ -24,8 +27,9 @@ use crate::{
     backup,
     config::{Config, Role, Shard, ShardAddress},
     genesis::{Genesis, keys_are_public, keys_of_chain},
-    listen::{MAX_MESSAGE_BYTES, Port, internal_server},
+    listen::{Entrance, MAX_MESSAGE_BYTES, Port, internal_server},
     ready,
+    secure::Secure,
     slot::Slot,
     telemetry::{Attributes, Gatherer, MetricsPort},
     world::{Process, World},
@@ -81,6 +85,9 @@ pub struct Cluster {
     places: Vec<Place>,
     /// Who tells whether it is ready.
     ready: Option<JoinHandle<()>>,
+    secure: Secure,
+    /// Between saying "not serving" and closing the ports.
+    drain: Duration,
 }
 
 impl Cluster {
@@ -97,11 +104,13 @@ impl Cluster {
         }
         let genesis = Genesis::new(&config.chain)?;
         let placement = config.chain.placement();
+        let clock = world.clone();
+        let secure = Secure::open(config, Arc::new(move || clock.now_ms()))?;
         let slots: Vec<Slots> = (0..config.chain.shards).map(|_| Slots::new()).collect();
         let shards = slots
             .iter()
             .zip(0..)
-            .map(|(slots, id)| slots.clients(config, &*world, id))
+            .map(|(slots, id)| slots.clients(config, &*world, &secure, id))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let beacon_slot = Slot::new();
         let beacon = match &config.beacon {
@@ -110,7 +119,8 @@ impl Cluster {
                 let url = config.address.beacon.as_deref();
                 let url =
                     url.context("address.beacon is missing: the beacon does not stand here")?;
-                BeaconClient::new(remote(config, &*world, url)?)
+                let connector = secure.connector(Peer::Beacon)?;
+                BeaconClient::new(remote(config, &*world, connector, url)?)
             }
         };
         let mut cluster = Self {
@@ -131,6 +141,8 @@ impl Cluster {
             beacon_slot,
             places: Vec::new(),
             ready: None,
+            secure,
+            drain: Duration::from_millis(config.limits.drain_ms),
         };
         cluster.start_beacon(config).await?;
         // States first: the others ask them at once.
@@ -196,12 +208,11 @@ impl Cluster {
         if let Some(listen) = beacon.listen {
             let server = atoll_beacon::grpc::server(self.beacon.clone(), MAX_MESSAGE_BYTES);
             let names = ["atoll.v1.BeaconService"];
-            self.ports.push(
-                Port::open(&*self.world, internal_server(), listen, &names, |routes| {
-                    routes.add_service(server);
-                })
-                .await?,
-            );
+            let entrance = self.secure.entrance(&names, None)?;
+            let port = Port::open(&*self.world, entrance, listen, &names, |routes| {
+                routes.add_service(server);
+            });
+            self.ports.push(port.await?);
         }
         Ok(())
     }
@@ -224,8 +235,9 @@ impl Cluster {
         if let Some(listen) = shard.listen {
             let clients = self.shards[usize::from(shard.id)].clone();
             let roles = shard.roles.clone();
-            let names: Vec<&str> = roles.iter().map(|role| service_name(*role)).collect();
-            let port = Port::open(&*self.world, internal_server(), listen, &names, |routes| {
+            let names: Vec<_> = roles.iter().map(|role| service_name(*role)).collect();
+            let entrance = self.secure.entrance(&names, Some(shard.id))?;
+            let port = Port::open(&*self.world, entrance, listen, &names, |routes| {
                 roles.iter().for_each(|role| add_role(routes, *role, &clients));
             });
             self.ports.push(port.await?);
@@ -329,15 +341,10 @@ impl Cluster {
             self.start_rpc(config, &ledger, listen).await?;
         }
         let names = ["atoll.v1.LedgerService"];
-        let port = Port::open(
-            &*self.world,
-            (limits.server(), limits.door),
-            gateway.listen,
-            &names,
-            |routes| {
-                routes.add_service(ledger.into_server());
-            },
-        );
+        let entrance = self.secure.public(limits.server(), limits.door)?;
+        let port = Port::open(&*self.world, entrance, gateway.listen, &names, |routes| {
+            routes.add_service(ledger.into_server());
+        });
         let port = port.await?;
         self.gateway = Some(port.address);
         self.ports.push(port);
@@ -373,15 +380,11 @@ impl Cluster {
         let Some(admin) = &config.admin else { return Ok(()) };
         let states = self.shards.iter().map(|shard| shard.state.clone()).collect();
         let server = backup::server(self.beacon.clone(), states, config.chain.clone());
-        let port = Port::open(
-            &*self.world,
-            internal_server(),
-            admin.listen,
-            &["atoll.v1.AdminService"],
-            |routes| {
-                routes.add_service(server);
-            },
-        );
+        let names = ["atoll.v1.AdminService"];
+        let entrance = self.secure.entrance(&names, None)?;
+        let port = Port::open(&*self.world, entrance, admin.listen, &names, |routes| {
+            routes.add_service(server);
+        });
         let port = port.await?;
         self.admin = Some(port.address);
         self.ports.push(port);
@@ -406,7 +409,8 @@ impl Cluster {
     async fn start_health(&mut self, config: &Config) -> anyhow::Result<()> {
         let Some(health) = &config.health else { return Ok(()) };
         let names = ready::names(config);
-        let port = Port::open(&*self.world, internal_server(), health.listen, &names, |_| {});
+        let entrance = Entrance::plain(internal_server());
+        let port = Port::open(&*self.world, entrance, health.listen, &names, |_| {});
         // Closed last: it says "not serving" for as long as it can.
         self.ports.insert(0, port.await?);
         Ok(())
@@ -422,9 +426,12 @@ impl Cluster {
         if let Some(port) = self.metrics_port.take() {
             port.close();
         }
+        // Whoever looks for a process to talk to finds another one, and those that talk to this one go
+        // on for as long as that takes.
         for port in &self.ports {
-            port.say_not_serving().await;
+            port.drain().await;
         }
+        tokio::time::sleep(self.drain).await;
         if let Some(rpc) = self.rpc_server.take() {
             rpc.stop().await;
         }
@@ -466,8 +473,17 @@ impl Slots {
     }
 
     /// Links to a shard's actors: to those that stand here, and to the others by their address.
-    fn clients(&self, config: &Config, world: &dyn World, id: u16) -> anyhow::Result<ShardClients> {
-        let at = |role: Role| remote(config, world, &address(config, id, role)?);
+    fn clients(
+        &self,
+        config: &Config,
+        world: &dyn World,
+        secure: &Secure,
+        id: u16,
+    ) -> anyhow::Result<ShardClients> {
+        let at = |role: Role| {
+            let connector = secure.connector(Peer::Shard(id))?;
+            remote(config, world, connector, &address(config, id, role)?)
+        };
         Ok(ShardClients {
             mempool: match config.hosts(id, Role::Mempool) {
                 true => MempoolClient::new(self.mempool.clone()),
@@ -505,7 +521,12 @@ fn address(config: &Config, id: u16, role: Role) -> anyhow::Result<String> {
     })
 }
 
-fn remote(config: &Config, world: &dyn World, url: &str) -> anyhow::Result<Remote> {
+fn remote(
+    config: &Config,
+    world: &dyn World,
+    connector: Option<Connector>,
+    url: &str,
+) -> anyhow::Result<Remote> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .with_context(|| format!("{url} is no URL; use http://host:port"))?
         .tcp_nodelay(true)
@@ -514,7 +535,11 @@ fn remote(config: &Config, world: &dyn World, url: &str) -> anyhow::Result<Remot
         .keep_alive_timeout(Duration::from_secs(10));
     // Long polls wait up to half a minute by themselves; everything else brings its own deadline.
     let timeout = Duration::from_secs(60);
-    Ok(Remote::new(world.connect(endpoint), config.limits.actor_calls, timeout))
+    let channel = match connector {
+        Some(connector) => world.connect_tls(endpoint, connector),
+        None => world.connect(endpoint),
+    };
+    Ok(Remote::new(channel, config.limits.actor_calls, timeout))
 }
 
 pub(crate) fn service_name(role: Role) -> &'static str {
@@ -560,5 +585,6 @@ pub fn all_here(chain: crate::config::Chain, data: &Path, gateway: SocketAddr) -
         address: crate::config::Addresses::default(),
         limits: crate::config::Limits::default(),
         storage: crate::config::Storage::default(),
+        tls: crate::config::Tls::default(),
     }
 }

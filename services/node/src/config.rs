@@ -1,5 +1,9 @@
 //! Configuration of a process: a TOML file, then the environment, then flags.
 
+mod command;
+mod reference;
+mod tls;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -11,7 +15,12 @@ use anyhow::{Context as _, bail};
 use atoll_journal::SnapshotConfig;
 use atoll_store::Backend;
 use atoll_types::{Address, B256, Bytes, Placement, ShardId, U256};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use command::ConfigCommand;
+pub use reference::reference;
+pub use tls::Tls;
 
 /// Variables that override a key of the file: `ATOLL__CHAIN__SHARDS=4` is `chain.shards = 4`.
 const ENVIRONMENT_PREFIX: &str = "ATOLL__";
@@ -19,12 +28,13 @@ const ENVIRONMENT_PREFIX: &str = "ATOLL__";
 const LEAST_KEPT_ROUNDS: u64 = 4_096;
 
 /// What one process runs, and where it finds the rest of the cluster.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The same for every process of a cluster.
     pub chain: Chain,
-    /// Directory for everything that is kept, made if it is not there.
+    /// Directory for everything that is kept, made if it is not there; a process with neither
+    /// `[beacon]` nor a `state` writes nothing in it.
     pub data: PathBuf,
     /// The beacon, if it stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,31 +57,41 @@ pub struct Config {
     /// Where to find what does not stand here.
     #[serde(default)]
     pub address: Addresses,
+    /// How much of everything.
     #[serde(default)]
     pub limits: Limits,
+    /// How what is durable is kept.
     #[serde(default)]
     pub storage: Storage,
+    /// What a process proves itself with, and whom it believes.
+    #[serde(default)]
+    pub tls: Tls,
 }
 
 /// What the chain began with.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Chain {
+    /// EIP-155.
     pub chain_id: u64,
+    /// Number of shards, 1 to 1024.
     pub shards: u16,
     /// Time of beacon block 0, in milliseconds since 1970.
     pub genesis_time_ms: u64,
     /// Gets the priority fees.
     #[serde(default = "coinbase")]
+    #[schemars(with = "String")]
     pub coinbase: Address,
     /// Funds the ten development accounts, whose keys everybody has.
     #[serde(default)]
     pub development: bool,
-    /// More accounts, with their balances in wei.
+    /// More accounts: address = "wei", decimal or 0x….
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
     pub balances: BTreeMap<Address, String>,
     /// Addresses that do not stand where their hash would put them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, u16>")]
     pub placement: BTreeMap<Address, u16>,
     /// What else the chain begins with.
     #[serde(default, skip_serializing_if = "Beginning::is_usual")]
@@ -79,7 +99,7 @@ pub struct Chain {
 }
 
 /// What a chain begins with, where that is not the usual.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Beginning {
     /// `GASLIMIT`.
@@ -93,6 +113,7 @@ pub struct Beginning {
     pub mnemonic: Option<String>,
     /// Accounts with more than a balance.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, Alloc>")]
     pub alloc: BTreeMap<Address, Alloc>,
 }
 
@@ -107,15 +128,19 @@ fn no_code(code: &Bytes) -> bool {
 }
 
 /// An account of the genesis, in the words of geth's `genesis.json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Alloc {
     /// In wei.
+    #[schemars(with = "String")]
     pub balance: U256,
+    #[schemars(with = "String")]
     pub nonce: U64,
     #[serde(skip_serializing_if = "no_code")]
+    #[schemars(with = "String")]
     pub code: Bytes,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
     pub storage: BTreeMap<B256, B256>,
 }
 
@@ -130,22 +155,25 @@ impl Chain {
     }
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Beacon {
     /// Where other processes reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// Longest time between blocks while there is work.
+    /// Longest time between blocks while there is work, in milliseconds; 0: 50.
     pub block_ms: u64,
-    /// Shortest time, for a block that is early.
+    /// Shortest time, for a block that is early because all open groups can be decided, in
+    /// milliseconds; 0: 10.
     pub min_block_ms: u64,
-    /// Time between blocks while there is none.
+    /// Time between blocks while there is none, in milliseconds; 0: 2000.
     pub heartbeat_ms: u64,
 }
 
 /// One of the four actors of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Mempool,
@@ -158,10 +186,12 @@ impl Role {
     pub const ALL: [Self; 4] = [Self::Mempool, Self::Executor, Self::State, Self::Router];
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
+    /// From 0.
     pub id: u16,
+    /// Those that stand here.
     #[serde(default = "all_roles")]
     pub roles: Vec<Role>,
     /// Where other processes reach these roles.
@@ -173,7 +203,7 @@ fn all_roles() -> Vec<Role> {
     Role::ALL.to_vec()
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gateway {
     /// Where clients reach it.
@@ -183,56 +213,62 @@ pub struct Gateway {
     pub rpc: Option<SocketAddr>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where operators reach it.
     pub listen: SocketAddr,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Where `/metrics` is served over HTTP.
     pub listen: SocketAddr,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// Where it is asked.
     pub listen: SocketAddr,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Addresses {
-    /// URL of the beacon.
+    /// URL of the beacon, such as `https://beacon:6000`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beacon: Option<String>,
+    /// One for each shard that does not wholly stand here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shard: Vec<ShardAddress>,
 }
 
 /// URLs of a shard's roles.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShardAddress {
+    /// From 0.
     pub id: u16,
     /// Of every role that is not named by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<String>,
+    /// URL of its mempool, if not `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mempool: Option<String>,
+    /// URL of its executor, if not `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
+    /// URL of its state, if not `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// URL of its router, if not `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Values that the state and the executor of a shard each keep in memory.
@@ -240,15 +276,18 @@ pub struct Limits {
     /// Memory that a shard's index may use, in bytes.
     pub index_cache_bytes: u64,
     /// Memory that a shard's tree may use for leaves, in bytes: 64 for each key. Beyond it, they go to
-    /// a file beside the log.
+    /// a file beside the log, which may be deleted while the process is down. Nodes above the leaves
+    /// take some 32 bytes a key more.
     pub tree_cache_bytes: usize,
-    /// Calls that an actor admits at a time.
+    /// Calls that an actor, or a link to one, has in progress at a time.
     pub actor_calls: usize,
     /// Transactions in a shard's block.
     pub block_txs: u32,
-    /// Threads that recover signatures.
+    /// Threads that recover signatures, and as many that run `Call`.
     pub recovery_threads: usize,
-    /// Gas that a sender's transactions may be run for to predict them, before some of it is paid.
+    /// Gas for which a sender's transactions may be run to predict them, before some of it is paid; a
+    /// 1024th of it comes back with each round, and 16 times the gas of what is included. Above it,
+    /// transactions that cross shards are dropped, and their sender is told.
     pub speculative_gas: u64,
     /// Threads that run a block or group where that is faster than one, that of the shard among them;
     /// all shards of the process share the others. 1: always one after another.
@@ -257,6 +296,12 @@ pub struct Limits {
     pub call_timeout_ms: u64,
     /// Time after which a router does again what has had no effect, in milliseconds.
     pub refresh_ms: u64,
+    /// Requests that one client address may make of the public gRPC API in a second, and as many at
+    /// once; 0: as many as it likes. A stream counts as one.
+    pub client_requests: u32,
+    /// Time between saying "not serving" and closing the ports when a stop begins, in milliseconds:
+    /// as long as those who look where to send requests take to notice.
+    pub drain_ms: u64,
 }
 
 impl Default for Limits {
@@ -272,12 +317,14 @@ impl Default for Limits {
             execution_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             call_timeout_ms: 10_000,
             refresh_ms: 1_000,
+            client_requests: 0,
+            drain_ms: 0,
         }
     }
 }
 
 /// What keeps the index beside each log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum IndexKind {
     #[default]
@@ -295,10 +342,12 @@ impl IndexKind {
 }
 
 /// How what is durable is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// What keeps the index beside each log. One that another has kept is built again.
+    /// What keeps the index beside each log: `"sled"`, or `"redb"`, which is the better one for a state
+    /// larger than `limits.index_cache_bytes` ([measured](decisions/0026-a-second-index.md)). To change
+    /// it, stop the process, change this, start: the index is built again.
     pub index: IndexKind,
     /// Bytes of log after which a snapshot is taken, or as many as the last one has, whichever is
     /// more; 0: never for this reason.
@@ -417,6 +466,7 @@ impl Config {
         if self.beacon.is_none() && self.shard.is_empty() && self.gateway.is_none() {
             bail!("nothing stands here: give [beacon], [[shard]] or [gateway]");
         }
+        self.tls.check(self)?;
         for role in Role::ALL {
             for id in 0..shards {
                 let count =

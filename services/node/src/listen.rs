@@ -3,24 +3,46 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use atoll_fabric::Door;
+use atoll_fabric::{Door, tls::Acceptor};
 use atoll_telemetry::metrics::is_installed;
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    access::Guard,
     ready,
     telemetry::Calls,
+    visitors::Visitors,
     world::{Served, World},
 };
 
 /// Longest message between processes of a cluster, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = atoll_fabric::MAX_MESSAGE_BYTES;
 
+/// How a port is entered.
+pub(crate) struct Entrance {
+    pub server: Server,
+    pub door: Door,
+    /// `None`: in plain text.
+    pub tls: Option<Acceptor>,
+    /// `None`: everybody may call everything.
+    pub guard: Option<Guard>,
+    /// `None`: as often as they like.
+    pub visitors: Option<Visitors>,
+}
+
+impl Entrance {
+    /// In plain text, for everybody.
+    pub fn plain((server, door): (Server, Door)) -> Self {
+        Self { server, door, tls: None, guard: None, visitors: None }
+    }
+}
+
 /// A port that is being served.
 pub(crate) struct Port {
     pub address: SocketAddr,
+    names: Vec<String>,
     pub health: HealthReporter,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -30,7 +52,7 @@ impl Port {
     /// Serves what `add` adds. `names` are the services that health is reported of.
     pub async fn open(
         world: &dyn World,
-        (mut server, door): (Server, Door),
+        entrance: Entrance,
         listen: SocketAddr,
         names: &[&str],
         add: impl FnOnce(&mut RoutesBuilder),
@@ -51,31 +73,40 @@ impl Port {
         routes.add_service(descriptors().build_v1alpha()?);
         add(&mut routes);
         let (stop, mut stopped) = watch::channel(false);
+        let Entrance { mut server, door, tls, guard, visitors } = entrance;
         let mut routes = world.routes(routes.routes());
         if is_installed() {
             routes = routes.into_axum_router().layer(Calls).into();
         }
-        let router = server.add_routes(routes);
+        let routes = match guard {
+            Some(guard) => guard.routes(routes),
+            None => routes,
+        };
+        let router = server.add_routes(match visitors {
+            Some(visitors) => visitors.routes(routes),
+            None => routes,
+        });
         let stop_now = async move {
             // An error says that nobody can stop it any more: then it stops too.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let Served { address, task } = world
-            .serve(listen, door, router, Box::pin(stop_now))
+            .serve(listen, door, tls, router, Box::pin(stop_now))
             .await
             .with_context(|| format!("cannot listen on {listen}; is another cluster running?"))?;
-        Ok(Self { address, health, stop, task })
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self { address, names, health, stop, task })
     }
 
-    pub async fn say_not_serving(&self) {
-        for name in ["", ready::NAME] {
+    /// Says "not serving", and goes on.
+    pub async fn drain(&self) {
+        for name in self.names.iter().map(String::as_str).chain(["", ready::NAME]) {
             self.health.set_service_status(name, ServingStatus::NotServing).await;
         }
     }
 
-    /// Says "not serving", answers what is under way, and closes.
+    /// Answers what is under way, and closes.
     pub async fn close(self) {
-        self.say_not_serving().await;
         self.stop.send_replace(true);
         // Streams that clients hold open do not end by themselves.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;

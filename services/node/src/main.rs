@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use atoll::{
     backup::{BackupArgs, RestoreArgs, backup, restore},
     bench::{BenchArgs, bench},
+    certs::{CertsArgs, certs},
     check::{CheckArgs, check},
     cli::target,
     cluster::Cluster,
-    config::Config,
+    config::{Config, ConfigCommand},
     telemetry::Telemetry,
     up::{UpArgs, banner},
 };
@@ -21,7 +22,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A cluster that runs Ethereum contracts on many shards and behaves as one chain.
 #[derive(Parser)]
-#[command(name = "atoll", version, about, arg_required_else_help = true)]
+#[command(name = "atoll", version = env!("ATOLL_VERSION"), about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,12 +42,22 @@ enum Command {
     Backup(BackupArgs),
     /// Make a data directory from a backup
     Restore(RestoreArgs),
+    /// Make an authority and certificates for the processes of a cluster, for development
+    Certs(CertsArgs),
     /// Say whether the data directory of a stopped process is whole
     Check(CheckArgs),
+    /// Say what can be configured, and whether a file is right
+    #[command(subcommand)]
+    Config(ConfigCommand),
     #[command(flatten)]
     Client(Box<atoll::cli::Command>),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+    /// Write manual pages, one for each command
+    Man {
+        /// Directory that is there
+        out: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -85,13 +96,17 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench(args, asked_to_stop()).await,
         Command::Backup(args) => backup(args).await,
         Command::Restore(args) => restore(&args),
+        Command::Certs(args) => certs(&args),
         Command::Check(args) => check(&args),
+        Command::Config(command) => command.run(),
         Command::Client(command) => command.run().await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "atoll", &mut std::io::stdout());
             Ok(())
         }
+        Command::Man { out } => clap_mangen::generate_to(Arguments::command(), &out)
+            .with_context(|| format!("cannot write manual pages to {}", out.display())),
     }
 }
 

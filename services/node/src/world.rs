@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use atoll_evm::Helpers;
-use atoll_fabric::{Door, Machine, Place};
+use atoll_fabric::{
+    Door, Machine, Place,
+    tls::{self, Acceptor, Connector},
+};
 use atoll_gateway::Pool;
 use atoll_state::TreeConfig;
 use atoll_store::{Index, Log, Snapshots};
@@ -56,18 +59,25 @@ pub trait World: Send + Sync {
     /// Where a shard's tree has the leaves that are not in memory.
     fn tree(&self, dir: &Path, leaf_bytes: usize) -> TreeConfig;
 
+    /// A channel to another process, which connects when it is used.
     fn connect(&self, endpoint: Endpoint) -> Channel;
+
+    /// The same with TLS.
+    fn connect_tls(&self, endpoint: Endpoint, connector: Connector) -> Channel {
+        connector.lazy(&endpoint)
+    }
 
     /// Adds to what a port serves.
     fn routes(&self, routes: Routes) -> Routes {
         routes
     }
 
-    /// Serves `router` until `stop` is done.
+    /// Serves `router` until `stop` is done, in plain text or with `tls`.
     fn serve(
         &self,
         listen: SocketAddr,
         door: Door,
+        tls: Option<Acceptor>,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>>;
@@ -114,20 +124,21 @@ impl World for Process {
     }
 
     fn connect(&self, endpoint: Endpoint) -> Channel {
-        endpoint.connect_lazy()
+        tls::plain(&endpoint)
     }
 
     fn serve(
         &self,
         listen: SocketAddr,
         door: Door,
+        tls: Option<Acceptor>,
         router: Router,
         stop: BoxFuture<'static, ()>,
     ) -> BoxFuture<'static, std::io::Result<Served>> {
         Box::pin(async move {
             let listener = TcpListener::bind(listen).await?;
             let address = listener.local_addr()?;
-            let serving = router.serve_with_incoming_shutdown(door.open(listener), stop);
+            let serving = router.serve_with_incoming_shutdown(door.open(listener, tls), stop);
             Ok(Served { address, task: tokio::spawn(serving) })
         })
     }

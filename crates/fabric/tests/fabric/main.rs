@@ -3,4 +3,5 @@
 mod grpc;
 mod panic;
 mod probe;
+mod tls;
 mod transports;

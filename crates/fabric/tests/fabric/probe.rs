@@ -6,8 +6,8 @@ use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
 use atoll_fabric::{
-    Context, Cx, Fault, Handle, Link, Local, Malformed, Place, Remote, Reply, Rpc, RpcError,
-    Service, serve,
+    Context, Cx, Door, Fault, Handle, Link, Local, Malformed, Place, Remote, Reply, Rpc, RpcError,
+    Service, serve, tls::Acceptor,
 };
 use futures::future::{BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
@@ -251,11 +251,20 @@ impl Stand {
 /// A gRPC server on a runtime of its own, so that it can be killed with its connections.
 pub struct Server {
     runtime: Option<tokio::runtime::Runtime>,
-    port: u16,
+    pub port: u16,
 }
 
 impl Server {
     pub fn start(add: Link<Add>, act: Link<Act>) -> Self {
+        Self::start_with(add, act, None)
+    }
+
+    /// In front of a door, with TLS or not; or of none.
+    pub fn start_with(
+        add: Link<Add>,
+        act: Link<Act>,
+        entrance: Option<(Door, Option<Acceptor>)>,
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         listener.set_nonblocking(true).expect("a socket");
@@ -263,9 +272,13 @@ impl Server {
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-            let incoming = TcpIncoming::from(listener);
-            let server = tonic::transport::Server::builder();
-            server.serve_with_incoming(Routes { add, act }, incoming).await
+            let (server, routes) = (tonic::transport::Server::builder(), Routes { add, act });
+            match entrance {
+                None => server.serve_with_incoming(routes, TcpIncoming::from(listener)).await,
+                Some((door, tls)) => {
+                    server.serve_with_incoming(routes, door.open(listener, tls)).await
+                }
+            }
         });
         Self { runtime: Some(runtime), port }
     }

@@ -56,7 +56,7 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let router = limits.server().add_service(ledger.into_server());
-        tokio::spawn(router.serve_with_incoming(limits.door.open(listener)));
+        tokio::spawn(router.serve_with_incoming(limits.door.open(listener, None)));
         for shard in &shards {
             shard.until(|script| script.followed.then_some(())).await;
         }

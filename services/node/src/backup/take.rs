@@ -15,7 +15,7 @@ use atoll_wire::v1::{
 use tonic::transport::Endpoint;
 
 use super::{FORMAT, File, MANIFEST, Manifest, is_empty, names, path_of};
-use crate::{cli::target, config::Chain, listen::MAX_MESSAGE_BYTES};
+use crate::{cli::target, config::Chain, listen::MAX_MESSAGE_BYTES, secure::MemberArgs};
 
 /// Takes a backup of a running cluster: all shards and the beacon, at one cut.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +26,8 @@ pub struct BackupArgs {
     /// of the cluster that `atoll up` runs here]
     #[arg(long, env = "ATOLL_ADMIN", value_name = "URL")]
     pub admin: Option<String>,
+    #[command(flatten)]
+    pub tls: MemberArgs,
 }
 
 /// Takes a backup. It is whole when this returns.
@@ -42,7 +44,7 @@ pub async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         }
     };
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let manifest = receive(&url, out).await?;
+    let manifest = receive(&url, &args.tls, out).await?;
     for file in &manifest.files {
         check_file(out, file)?;
     }
@@ -59,10 +61,11 @@ pub async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn receive(url: &str, out: &Path) -> anyhow::Result<Manifest> {
+async fn receive(url: &str, tls: &MemberArgs, out: &Path) -> anyhow::Result<Manifest> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .with_context(|| format!("{url} is no URL; use http://host:port"))?;
-    let channel = endpoint.connect().await.with_context(|| format!("cannot reach {url}"))?;
+    let channel = tls.connect(url, &endpoint).await;
+    let channel = channel.with_context(|| format!("cannot reach {url}"))?;
     let mut client = AdminServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut stream = client.backup(BackupRequest {}).await?.into_inner();
     let mut begun: Option<(u64, Chain)> = None;

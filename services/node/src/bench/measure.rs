@@ -123,6 +123,7 @@ fn load_args(args: &BenchArgs, plan: &Plan, rate: Rate, payees: u32, target: &st
     let seconds = args.duration.as_secs_f64();
     let signed = (rate.per_second().unwrap_or(FULL_RATE) * seconds).clamp(1.0, MOST_SIGNED) as u32;
     LoadArgs {
+        tls_authority: None,
         target: target.to_owned(),
         workload: plan.workload,
         accounts: args.accounts,

@@ -58,7 +58,7 @@ impl Client {
             .connect_timeout(CONNECT_TIME)
             .timeout(REQUEST_TIME)
             .tcp_nodelay(true);
-        let channel = endpoint.connect().await.with_context(|| match found.pid {
+        let channel = found.tls.connect(&endpoint).await.with_context(|| match found.pid {
             Some(pid) => format!(
                 "cannot connect to {url}: is `atoll up` (process {pid}) still running? Start it \
                  again, or give --target"

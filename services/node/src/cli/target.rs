@@ -14,6 +14,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::secure::TlsArgs;
+
 /// Name of the file that says where the cluster is.
 const CLUSTER: &str = "cluster.json";
 /// Name of the file with the newest cut seen.
@@ -27,6 +29,8 @@ pub struct Target {
     /// gRPC endpoint of a gateway [default: that of the cluster that `atoll up` runs here]
     #[arg(long, env = "ATOLL_TARGET", value_name = "URL", global = true)]
     pub target: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// What `atoll up` says about its cluster.
@@ -51,6 +55,7 @@ pub struct Found {
     pub pid: Option<u32>,
     /// Directory of the files.
     pub home: PathBuf,
+    pub tls: TlsArgs,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,7 +105,7 @@ impl Target {
                 (cluster.grpc, Some(cluster.pid))
             }
         };
-        Ok(Found { url: normal(&url)?, pid, home })
+        Ok(Found { url: normal(&url)?, pid, home, tls: self.tls.clone() })
     }
 }
 

@@ -33,7 +33,12 @@ async fn a_backup_under_load_restores_a_cluster_that_goes_on() {
         ensure!(before.len() > COUNT / 8, "too little is final: {}", before.len());
         let dir = tempfile::tempdir()?;
         let out = dir.path().join("backup");
-        backup(BackupArgs { out: out.clone(), admin: Some(cluster.admin()) }).await?;
+        backup(BackupArgs {
+            out: out.clone(),
+            admin: Some(cluster.admin()),
+            tls: Default::default(),
+        })
+        .await?;
         ensure!(acks.count() < COUNT, "the load was over before the backup was");
         acks.reach(COUNT / 2).await?;
         // Everything is lost.

@@ -3,7 +3,9 @@
 
 mod keeping;
 mod ledger;
+mod ports;
 mod rolling;
+mod tls;
 mod traffic;
 
 use std::{collections::BTreeMap, path::Path};

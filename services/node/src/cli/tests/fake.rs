@@ -50,7 +50,7 @@ impl Stage {
         let server = Server::builder().add_service(LedgerServiceServer::new(gateway.clone()));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         let home = tempfile::tempdir().unwrap();
-        let found = Found { url, pid: None, home: home.path().to_owned() };
+        let found = Found { url, pid: None, home: home.path().to_owned(), tls: Default::default() };
         let client = Client::connect_to(found.clone()).await.unwrap();
         Self { gateway, client, found, _home: home }
     }

@@ -227,11 +227,21 @@ async fn nobody_listens() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let found = |pid| Found { url: url.clone(), pid, home: place.path().to_owned() };
+    let found = |pid| Found {
+        url: url.clone(),
+        pid,
+        home: place.path().to_owned(),
+        tls: Default::default(),
+    };
     let error = Client::connect_to(found(Some(77))).await.unwrap_err().to_string();
     assert!(error.contains(&url) && error.contains("process 77"), "{error}");
     let error = Client::connect_to(found(None)).await.unwrap_err().to_string();
     assert!(error.contains("is it the gRPC endpoint of a gateway?"), "{error}");
-    let nonsense = Found { url: "http://a b".into(), pid: None, home: place.path().to_owned() };
+    let nonsense = Found {
+        url: "http://a b".into(),
+        pid: None,
+        home: place.path().to_owned(),
+        tls: Default::default(),
+    };
     assert!(Client::connect_to(nonsense).await.is_err());
 }

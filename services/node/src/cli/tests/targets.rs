@@ -75,7 +75,8 @@ fn a_broken_file_is_named() {
 fn a_target_that_is_given_comes_first() {
     let place = tempfile::tempdir().unwrap();
     let find = |target: Option<&str>| {
-        Target { target: target.map(Into::into) }.find_from(place.path().to_owned())
+        Target { target: target.map(Into::into), ..Target::default() }
+            .find_from(place.path().to_owned())
     };
     assert!(find(None).is_err());
     write_in(place.path(), &cluster(7)).unwrap();
@@ -91,7 +92,12 @@ fn a_target_that_is_given_comes_first() {
 #[test]
 fn the_newest_cut_seen() {
     let place = tempfile::tempdir().unwrap();
-    let found = |url: &str| Found { url: url.into(), pid: None, home: place.path().to_owned() };
+    let found = |url: &str| Found {
+        url: url.into(),
+        pid: None,
+        home: place.path().to_owned(),
+        tls: Default::default(),
+    };
     let (one, other) = (found("http://one"), found("http://other"));
     assert_eq!(one.last_cut(), 0);
     one.saw_cut(0);

@@ -28,7 +28,8 @@ fn what_ran_before_the_rounds_that_are_kept_is_forgotten_at_a_snapshot() {
         let pruned = StateError::Pruned { asked: 0, oldest: 1 };
         assert_eq!(ran(stage, 0), Err(pruned.clone()));
         assert_eq!([1, 2, 4].map(|round| ran(stage, round)), [Ok(1), Ok(1), Ok(1)]);
-        let filled = |first| stage.core.rounds_run(&RoundsRun { first, last: 9, named: Vec::new() });
+        let filled =
+            |first| stage.core.rounds_run(&RoundsRun { first, last: 9, named: Vec::new() });
         assert_eq!(filled(0).unwrap_err(), pruned);
         assert_eq!(filled(1).unwrap().rounds, [1, 2, 4]);
         assert_eq!(stage.word(None), word);

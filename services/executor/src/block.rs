@@ -356,10 +356,11 @@ fn run_all(
 /// Keys that every transaction uses, as far as they are this shard's and not at hand.
 fn first_keys(shared: &Shared, candidates: &[Candidate]) -> Vec<StateKey> {
     let accounts = candidates.iter().flat_map(|c| [Some(c.tx.sender()), c.tx.to()]).flatten();
-    let accounts: BTreeSet<Address> = accounts.collect();
     let cache = shared.cache();
-    let keys = accounts.into_iter().flat_map(|a| [StateKey::Basic(a), StateKey::Code(a)]);
-    keys.filter(|key| shared.is_own(key) && cache.get(key).is_none()).collect()
+    let keys = accounts.flat_map(|a| [StateKey::Basic(a), StateKey::Code(a)]);
+    let missing = keys.filter(|key| cache.get(key).is_none() && shared.is_own(key));
+    let missing: BTreeSet<StateKey> = missing.collect();
+    missing.into_iter().collect()
 }
 
 /// Why a sender's later transactions cannot be in this block.

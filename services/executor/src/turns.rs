@@ -8,6 +8,11 @@ use atoll_types::Address;
 /// would come back in the same order for ever. `of` tells sender and nonce.
 pub(crate) fn in_turn<T>(txs: Vec<T>, of: impl Fn(&T) -> (Address, u64)) -> Vec<T> {
     let keys: Vec<(Address, u64)> = txs.iter().map(of).collect();
+    let mut last: HashMap<Address, u64> = HashMap::default();
+    // As it nearly always is.
+    if keys.iter().all(|(sender, nonce)| last.insert(*sender, *nonce).is_none_or(|l| l < *nonce)) {
+        return txs;
+    }
     let mut places: HashMap<Address, Vec<usize>> = HashMap::default();
     for (place, (sender, _)) in keys.iter().enumerate() {
         places.entry(*sender).or_default().push(place);

@@ -232,7 +232,7 @@ impl Core {
     /// Whether an own transaction has its receipt.
     fn has_ended(&self, shared: &SharedTx) -> Result<bool, StoreError> {
         let own = shared.origin == self.owner.shard();
-        Ok(own && self.values.receipt(shared.tx.hash())?.is_some())
+        Ok(own && self.values.receipt_at(shared.tx.hash())?.is_some())
     }
 
     pub(crate) fn withdraw(&mut self, withdraw: Withdraw) -> Result<Done<()>, StateError> {
@@ -248,7 +248,7 @@ impl Core {
     /// trace in the shard's chain.
     pub(crate) fn tell_dropped(&mut self, txs: Vec<DroppedTx>) -> Result<(), StateError> {
         for DroppedTx { tx, reason } in txs {
-            let has_receipt = self.values.receipt(&tx).map_err(storage)?.is_some();
+            let has_receipt = self.values.receipt_at(&tx).map_err(storage)?.is_some();
             if !has_receipt && !self.owner.is_pending(&tx) {
                 self.events.drop_tx(tx, reason);
             }

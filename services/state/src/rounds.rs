@@ -1,7 +1,9 @@
 //! What the shard's senders ran in each round, kept for whoever makes one chain of all shards.
 //!
 //! Of a local block its transactions are kept under its round and number, and the numbers of a round's
-//! blocks under the round; transactions of groups under their round; all in parts. Receipts are found by hash.
+//! blocks under the round; transactions of groups under their round; all in parts. With a transaction of a
+//! local block stands its receipt: under its hash is only where. Those of groups, and of payments that have
+//! ended, are found by hash.
 //! What a round's logs name is kept under the round too, as short hashes: who looks for few logs in many
 //! rounds need not look at the others.
 
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     core::{Core, storage},
     events::Kept,
-    values::{RECEIPT, Values, entry_key},
+    values::{RECEIPT, Values, corrupt, entry_key},
 };
 
 /// About how many bytes of transactions and receipts are answered at a time.
@@ -29,8 +31,39 @@ const REPLY_TXS: usize = 256;
 /// Rounds of one entry that says in which of them anything ran.
 const ROUNDS_MARKED: u64 = 256;
 
-/// Transactions of one entry: larger ones are slow to put.
+/// Transactions of one entry, and about how many bytes: larger ones are slow to put.
 const ENTRY_TXS: usize = 32;
+const ENTRY_BYTES: usize = 64 << 10;
+
+/// Where a transaction of a local block is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub round: u64,
+    pub block: u64,
+    pub part: u32,
+    pub at: u32,
+}
+
+impl Place {
+    /// A receipt is longer.
+    pub const BYTES: usize = 24;
+
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let Self { round, block, part, at } = self;
+        let of_block = u128::from(block) << 64 | u128::from(part) << 32 | u128::from(at);
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&round.to_be_bytes());
+        bytes[8..].copy_from_slice(&of_block.to_be_bytes());
+        bytes
+    }
+
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, of_block @ ..] = bytes;
+        let round = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let all = u128::from_be_bytes(of_block);
+        Self { round, block: (all >> 64) as u64, part: (all >> 32) as u32, at: all as u32 }
+    }
+}
 
 /// The local blocks of a round.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -39,13 +72,21 @@ struct Span {
     last: u64,
 }
 
-/// A transaction of a local block. A payment to another shard has its receipt here until it has
-/// ended.
-#[derive(Serialize, Deserialize)]
+/// A transaction of a local block.
+#[derive(Deserialize)]
 struct LocalEntry {
     raw: Bytes,
     sender: Address,
-    payment: Option<Receipt>,
+    /// That of a payment to another shard counts until it has ended.
+    receipt: Receipt,
+}
+
+/// The same as it is put.
+#[derive(Serialize)]
+struct LocalEntryRef<'a> {
+    raw: &'a Bytes,
+    sender: Address,
+    receipt: &'a Receipt,
 }
 
 /// A transaction of a group.
@@ -55,6 +96,12 @@ struct GroupEntry {
     index: (u32, u32),
     raw: Bytes,
     sender: Address,
+}
+
+impl<'a> LocalEntryRef<'a> {
+    fn of(LocalTx { tx, receipt }: &'a LocalTx) -> Self {
+        Self { raw: tx.raw(), sender: tx.sender(), receipt }
+    }
 }
 
 fn numbered(kind: u8, number: u64) -> Vec<u8> {
@@ -97,7 +144,10 @@ pub fn is_past(kept_from: u64, key: &[u8], value: &[u8]) -> bool {
     match *kind {
         BLOCK | GROUPS | NAMES | SPAN => number().is_some_and(|round| round < kept_from),
         MARK => number().is_some_and(|marks| (marks + 1) * ROUNDS_MARKED <= kept_from),
-        RECEIPT => decode::<Kept>(value).is_ok_and(|kept| kept.cut < kept_from),
+        RECEIPT => match value.try_into() {
+            Ok(place) => Place::from_bytes(place).round < kept_from,
+            Err(_) => decode::<Kept>(value).is_ok_and(|kept| kept.cut < kept_from),
+        },
         _ => false,
     }
 }
@@ -111,17 +161,51 @@ pub(crate) fn note_block(values: &mut Values, block: &LocalBlock) -> Result<(), 
     let span: Option<Span> = values.find(&span_key(block.round))?;
     let span = Span { first: span.map_or(number, |span| span.first), last: number };
     values.put(span_key(block.round), encode(&span));
-    let entry = |local: &LocalTx| LocalEntry {
-        raw: local.tx.raw().clone(),
-        sender: local.tx.sender(),
-        payment: (local.receipt.kind == ReceiptKind::Credit).then(|| local.receipt.clone()),
-    };
-    for (txs, part) in block.txs.chunks(ENTRY_TXS).zip(0..) {
-        let entries: Vec<LocalEntry> = txs.iter().map(entry).collect();
+    for (txs, part) in parts(&block.txs).zip(0..) {
+        let entries: Vec<_> = txs.iter().map(LocalEntryRef::of).collect();
         values.put(part_key(BLOCK, block.round, Some(number), part), encode(&entries));
+        // A payment to another shard has its receipt when it is known how it ended.
+        let local = |(tx, _): &(&LocalTx, u32)| tx.receipt.kind == ReceiptKind::Local;
+        for (tx, at) in txs.iter().zip(0..).filter(local) {
+            let place = Place { round: block.round, block: number, part, at };
+            values.place_receipt(tx.receipt.tx, place);
+        }
     }
     let local = block.txs.iter().flat_map(|local| &local.receipt.executed.logs);
     mark(values, block.round, local.flat_map(log_names).collect())
+}
+
+/// A block's transactions as they are put together.
+fn parts(mut txs: &[LocalTx]) -> impl Iterator<Item = &[LocalTx]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |local: &&LocalTx| {
+            let before = bytes;
+            bytes += local.tx.raw().len() + receipt_bytes(&local.receipt);
+            before < ENTRY_BYTES
+        };
+        let count = txs.iter().take(ENTRY_TXS).take_while(fits).count();
+        let part;
+        (part, txs) = txs.split_at(count);
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// About how large it is.
+fn receipt_bytes(receipt: &Receipt) -> usize {
+    let logs = receipt.executed.logs.iter();
+    256 + receipt.executed.output.len() + logs.map(|l| 192 + l.data.data.len()).sum::<usize>()
+}
+
+/// The receipt of a transaction of a local block, with the cut at which what it did can be read.
+pub(crate) fn receipt_in(values: &Values, place: Place) -> Result<Kept, StoreError> {
+    let Place { round, block, part, at } = place;
+    let key = part_key(BLOCK, round, Some(block), part);
+    let entries: Option<Vec<LocalEntry>> = values.find(&key)?;
+    let entry = entries.and_then(|entries| entries.into_iter().nth(at as usize));
+    let lost = || corrupt(format!("transaction {at} of part {part} of block {block} is lost"));
+    let receipt = entry.map(|entry| entry.receipt);
+    receipt.map(|receipt| Kept { cut: receipt.round + 1, receipt }).ok_or_else(lost)
 }
 
 /// Keeps what committed groups ran of this shard's senders.
@@ -210,8 +294,8 @@ impl Core {
             let mut part = 0;
             let of_block = |part| self.part::<LocalEntry>(BLOCK, asked.round, Some(block), part);
             while let Some(entries) = of_block(part)? {
-                for LocalEntry { raw, sender, payment } in entries {
-                    if !page.add(self, raw, sender, payment)? {
+                for LocalEntry { raw, sender, receipt } in entries {
+                    if !page.add(self, raw, sender, Some(receipt))? {
                         return Ok(RanReply { txs: page.txs, more: true });
                     }
                 }
@@ -291,7 +375,7 @@ impl Page {
         core: &Core,
         raw: Bytes,
         sender: Address,
-        payment: Option<Receipt>,
+        known: Option<Receipt>,
     ) -> Result<bool, StateError> {
         if self.skip > 0 {
             self.skip -= 1;
@@ -302,13 +386,17 @@ impl Page {
         }
         let broken = |reason: String| StateError::Storage { reason };
         let tx = Tx::trusted(raw, sender, None).map_err(|error| broken(error.to_string()))?;
-        let kept = core.values.receipt(tx.hash()).map_err(storage)?;
-        let Some(receipt) = kept.map(|kept| kept.receipt).or(payment) else {
+        let receipt = match known {
+            Some(receipt) if receipt.kind == ReceiptKind::Local => Some(receipt),
+            payment => {
+                let kept = core.values.receipt(tx.hash()).map_err(storage)?;
+                kept.map(|kept| kept.receipt).or(payment)
+            }
+        };
+        let Some(receipt) = receipt else {
             return Err(broken(format!("the receipt of {} is lost", tx.hash())));
         };
-        let logs = receipt.executed.logs.iter();
-        let logs: usize = logs.map(|log| 192 + log.data.data.len()).sum();
-        self.bytes += 256 + tx.raw().len() + receipt.executed.output.len() + logs;
+        self.bytes += tx.raw().len() + receipt_bytes(&receipt);
         if self.bytes > REPLY_BYTES && !self.txs.is_empty() {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     events::Kept,
+    rounds::{self, Place},
     view::{Putter, Undo, View},
 };
 
@@ -23,12 +24,43 @@ const MOST_WAITING_BYTES: usize = 8 * GATHERED_BYTES;
 /// Values that are gathered before they are put: one that is written again and again is put once.
 const GATHERED_VALUES: usize = 65_536;
 
+/// How a receipt is kept under the hash of its transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeptAt {
+    /// Here, encoded.
+    Here(Vec<u8>),
+    /// With its transaction.
+    Place(Place),
+}
+
+impl KeptAt {
+    fn len(&self) -> usize {
+        match self {
+            Self::Here(bytes) => bytes.len(),
+            Self::Place(_) => Place::BYTES,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Here(bytes) => bytes.clone(),
+            Self::Place(place) => place.to_bytes().to_vec(),
+        }
+    }
+
+    fn from_bytes(bytes: Vec<u8>) -> Self {
+        match bytes.as_slice().try_into() {
+            Ok(place) => Self::Place(Place::from_bytes(place)),
+            Err(_) => Self::Here(bytes),
+        }
+    }
+}
+
 /// Entries that are not in the index yet. They are encoded when they are put.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
     values: HashMap<StateKey, StateValue>,
-    /// Receipts, encoded.
-    receipts: HashMap<B256, Vec<u8>>,
+    receipts: HashMap<B256, KeptAt>,
     codes: HashMap<B256, Bytes>,
     /// What else is kept, encoded.
     records: HashMap<Vec<u8>, Vec<u8>>,
@@ -37,7 +69,7 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
-    fn put_receipt(&mut self, tx: B256, kept: Vec<u8>) {
+    fn put_receipt(&mut self, tx: B256, kept: KeptAt) {
         self.bytes += kept.len();
         self.receipts.insert(tx, kept);
     }
@@ -62,13 +94,14 @@ impl Entries {
 
     #[cfg(test)]
     pub fn of_receipts(receipts: impl Iterator<Item = (B256, Vec<u8>)>) -> Self {
-        Self { receipts: receipts.collect(), ..Self::default() }
+        let receipts = receipts.map(|(tx, kept)| (tx, KeptAt::Here(kept))).collect();
+        Self { receipts, ..Self::default() }
     }
 
     /// As the index has them, in the order of their keys: neighbours share its pages.
     pub fn encoded(&self) -> atoll_store::Entries {
         let values = self.values.iter().map(|(key, value)| (value_key(key), encode(value)));
-        let receipts = self.receipts.iter().map(|(tx, kept)| (receipt_key(tx), kept.clone()));
+        let receipts = self.receipts.iter().map(|(tx, kept)| (receipt_key(tx), kept.to_bytes()));
         let codes = self.codes.iter().map(|(hash, code)| (code_key(hash), code.to_vec()));
         let records = self.records.iter().map(|(key, record)| (key.clone(), record.clone()));
         let mut entries: Vec<_> = values.chain(receipts).chain(codes).chain(records).collect();
@@ -244,16 +277,30 @@ impl Values {
         self.codes.insert(hash, code);
     }
 
+    /// How the receipt of a transaction is kept, if there is one.
+    pub fn receipt_at(&self, tx: &B256) -> Result<Option<KeptAt>, StoreError> {
+        match self.newest().find_map(|entries| entries.receipts.get(tx)) {
+            Some(kept) => Ok(Some(kept.clone())),
+            None => Ok(self.index.get(&receipt_key(tx))?.map(KeptAt::from_bytes)),
+        }
+    }
+
     /// The receipt of a transaction.
     pub fn receipt(&self, tx: &B256) -> Result<Option<Kept>, StoreError> {
-        match self.newest().find_map(|entries| entries.receipts.get(tx)) {
-            Some(bytes) => decode(bytes).map(Some).map_err(corrupt),
-            None => self.indexed(&receipt_key(tx)),
+        match self.receipt_at(tx)? {
+            None => Ok(None),
+            Some(KeptAt::Here(bytes)) => decode(&bytes).map(Some).map_err(corrupt),
+            Some(KeptAt::Place(place)) => rounds::receipt_in(self, place).map(Some),
         }
     }
 
     pub fn put_receipt(&mut self, kept: &Kept) {
-        self.dirty.put_receipt(kept.receipt.tx, encode(kept));
+        self.dirty.put_receipt(kept.receipt.tx, KeptAt::Here(encode(kept)));
+    }
+
+    /// The receipt of a transaction is kept with it.
+    pub fn place_receipt(&mut self, tx: B256, place: Place) {
+        self.dirty.put_receipt(tx, KeptAt::Place(place));
     }
 
     /// A record under a key of its own.
@@ -334,8 +381,8 @@ impl Values {
     }
 }
 
-fn corrupt(error: atoll_types::CodecError) -> StoreError {
-    StoreError::Corrupt { file: "index".into(), offset: 0, what: error.to_string() }
+pub(crate) fn corrupt(what: impl ToString) -> StoreError {
+    StoreError::Corrupt { file: "index".into(), offset: 0, what: what.to_string() }
 }
 
 /// Of keys of receipts.

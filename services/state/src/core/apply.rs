@@ -94,7 +94,7 @@ impl Core {
             // A payment to another shard has its receipt when it is known how it ended.
             if local.receipt.kind == ReceiptKind::Local {
                 txs.push(local.receipt.tx);
-                self.keep(local.receipt.clone(), block.round + 1, Finality::Executed);
+                self.tell(local.receipt.clone(), block.round + 1, Finality::Executed);
             }
         }
         self.events.add_block(block.number, txs);
@@ -225,6 +225,10 @@ impl Core {
         let kept = Kept { receipt, cut };
         self.values.put_receipt(&kept);
         let Kept { receipt, cut } = kept;
+        self.tell(receipt, cut, finality);
+    }
+
+    fn tell(&mut self, receipt: Receipt, cut: u64, finality: Finality) {
         let event = ReceiptEvent { receipt, finality, cut };
         self.events.push(FeedEvent::Receipt(Arc::new(event)));
     }

@@ -1,8 +1,9 @@
 //! What a shard answers about the past, and to what is repeated or to come; in `open`, after a crash and
-//! after a clean stop.
+//! after a clean stop; in `receipts`, where those stand.
 
 mod kept;
 mod open;
+mod receipts;
 mod roots;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -12,7 +12,7 @@ use atoll_api::beacon::Blocks;
 use atoll_api::state::{Read, StateError};
 use atoll_evm::{
     Bytecode, CallEnd, CallOutcome, CallRequest, CallResult, CallRun, CodeCache, Executor,
-    OnMissing, StateView,
+    OnMissing, Rules, StateView,
 };
 use atoll_fabric::Context;
 use atoll_types::{
@@ -41,6 +41,7 @@ pub(crate) struct Calls {
     pub beacon: BeaconLinks,
     pub pool: Pool,
     pub codes: Arc<CodeCache>,
+    pub rules: Rules,
     pub limits: Limits,
     pub places: Arc<Semaphore>,
 }
@@ -310,8 +311,9 @@ impl Calls {
         known: &mut Known,
     ) -> Result<CallRun, Status> {
         let (request, view) = (request.clone(), std::mem::take(known));
+        let rules = self.rules;
         let job = move || {
-            let run = Executor::new(&env).call(&request, &view, OnMissing::Assume);
+            let run = Executor::with_rules(&env, rules).call(&request, &view, OnMissing::Assume);
             (run, view)
         };
         match self.pool.run(job).await {

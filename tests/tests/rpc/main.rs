@@ -3,6 +3,9 @@
 mod accounts;
 mod bad;
 mod chain;
+mod develop;
+mod genesis;
+mod load;
 
 use anyhow::Context as _;
 use atoll_tests::{

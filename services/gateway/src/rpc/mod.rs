@@ -2,15 +2,19 @@
 //! cluster is one chain. [docs/json-rpc.md](../../../../docs/json-rpc.md) says what is served.
 
 mod account;
+mod batch;
 mod block;
 mod blocks;
+mod bodies;
 mod cache;
 mod chain;
 mod cors;
+mod develop;
 mod error;
 mod estimate;
 mod fees;
 mod filters;
+mod idle;
 mod logs;
 mod params;
 mod send;
@@ -25,14 +29,16 @@ use alloy_signer_local::PrivateKeySigner;
 use atoll_fabric::Context;
 use atoll_types::BeaconBlock;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 pub use self::chain::RpcLinks;
+pub use self::develop::Clock;
 pub use self::server::Rpc;
 
 use self::cache::Cache;
 use self::chain::Chain;
+use self::develop::Development;
 use self::error::Failure;
 use self::filters::Filters;
 use self::params::Params;
@@ -49,6 +55,8 @@ pub struct RpcConfig {
     /// Lets pages of any origin call it, and signs for `signers`.
     pub development: bool,
     pub signers: Vec<PrivateKeySigner>,
+    /// The beacon's clock, where it can be set: in its own process, in development.
+    pub clock: Option<Clock>,
 }
 
 /// What all requests share.
@@ -58,6 +66,7 @@ pub(crate) struct Shared {
     filters: Filters,
     sent: Sent,
     signers: Vec<PrivateKeySigner>,
+    development: Development,
     places: Semaphore,
     _tasks: JoinSet<()>,
 }
@@ -116,7 +125,7 @@ pub(crate) const METHODS: &[&str] = &[
     "atoll_getTransaction",
 ];
 
-/// Methods of development mode.
+/// Methods of development mode: those of its accounts, and those of [`develop`].
 pub(crate) const DEVELOPMENT_METHODS: &[&str] = &[
     "eth_sendTransaction",
     "eth_signTransaction",
@@ -145,6 +154,7 @@ impl Shared {
             filters: Filters::new(limits.rpc.clone()),
             sent: Sent::new(limits.rpc.pending_hashes),
             signers: config.signers,
+            development: Development::new(config.clock),
             places: Semaphore::new(limits.rpc.requests),
             ledger,
             chain,
@@ -156,11 +166,16 @@ impl Shared {
         Context::none().with_timeout(self.ledger.limits.patience())
     }
 
-    pub async fn answer(&self, method: &str, params: Params) -> Result<Value, Failure> {
-        let _place = self.places.try_acquire().map_err(|_| {
+    /// A place among the requests that are under way.
+    fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.places.try_acquire().map_err(|_| {
             let limit = self.ledger.limits.rpc.requests;
             Failure::limit(format!("{limit} requests are under way, the limit"))
-        })?;
+        })
+    }
+
+    pub async fn answer(&self, method: &str, params: Params) -> Result<Value, Failure> {
+        let _place = self.place()?;
         match method {
             "web3_clientVersion" => {
                 Ok(json!(format!("atoll/v{}/rust", self.ledger.queries.version)))
@@ -218,6 +233,7 @@ impl Shared {
             "eth_uninstallFilter" => Ok(json!(self.filters.remove(params.at(0, "filter")?))),
             "atoll_getPlacement" => self.placement(&params),
             "atoll_getTransaction" => self.timeline(&params).await,
+            _ if develop::METHODS.contains(&method) => self.develop(method, &params).await,
             _ => self.answer_of_blocks(method, params).await,
         }
     }

@@ -435,9 +435,11 @@ fn refused(error: Refusal) -> Answer {
         ("insufficient_funds", false)
     } else if says(&["underpriced", "fee cap", "less than block base fee"]) {
         ("underpriced", false)
+    } else if says(&["gas limit", "gas too low"]) {
+        ("gas_limit", false)
     } else if says(&["nonce too high", "nonce too far"]) {
         ("nonce_too_far", true)
-    } else if says(&["sender full", "of its sender"]) {
+    } else if says(&["of this sender"]) {
         ("sender_full", true)
     } else if error.code == -32005 || says(&["full", "limit", "retry", "try again", "overloaded"]) {
         ("overloaded", true)

@@ -8,7 +8,7 @@ use atoll_api::{
     router::RouterClient,
     state::StateClient,
 };
-use atoll_evm::{Clock, Helpers};
+use atoll_evm::{Clock, Helpers, Rules};
 use atoll_fabric::{Context, Cx, Fault, Handle, Machine, Reply, Service};
 use atoll_types::{Placement, ShardId};
 
@@ -32,6 +32,8 @@ pub struct ExecutorConfig {
     pub max_debits: usize,
     /// Gas that a sender's transactions may be run for to predict them, before some of it is paid.
     pub speculative_gas: u64,
+    /// Ethereum's rules that transactions run under: those of the whole chain.
+    pub rules: Rules,
     pub call_timeout: Duration,
     /// Threads that help to run blocks and groups, shared with others.
     pub helpers: Arc<dyn Helpers>,

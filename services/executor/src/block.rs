@@ -13,7 +13,7 @@ use atoll_api::{
     state::{Append, StateError, Sync},
 };
 use atoll_evm::{
-    BlockExecutor, Bytecode, Changes, Effects, Fees, Hint, Invalid, Mode, Outcome, Parallel, Rules,
+    BlockExecutor, Bytecode, Changes, Effects, Fees, Hint, Invalid, Mode, Outcome, Parallel,
     StateView,
 };
 use atoll_fabric::{Beat, Context, Fault, Waits};
@@ -326,7 +326,7 @@ fn run_all(
 ) -> Result<Finished, Stop> {
     waits.until(shared.fetch(first_keys(shared, &candidates), Vec::new()))?;
     let view = Arc::new(LocalView(shared.clone()));
-    let (env, rules) = (&ground.env, Rules::default());
+    let (env, rules) = (&ground.env, shared.config.rules);
     let mut run = Runner {
         shared,
         ground,

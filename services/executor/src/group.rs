@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atoll_api::executor::{ExecutorError, GroupRun, RunGroups, RunGroupsReply};
-use atoll_evm::{Bytecode, Group, GroupError, Rules, Source};
+use atoll_evm::{Bytecode, Group, GroupError, Source};
 use atoll_fabric::Waits;
 use atoll_telemetry::{metrics::Timer, stages};
 use atoll_types::{B256, GroupId, GroupResult, KeySet, LateAsk, Part, SharedTx, TxOutcome};
@@ -81,7 +81,7 @@ fn run_one(shared: &Arc<Shared>, run: &GroupRun, waits: &Waits) -> Result<Ran, E
         placement: shared.placement(),
         plan: &run.group,
         env: &run.env,
-        rules: Rules::default(),
+        rules: shared.config.rules,
         epoch: run.epoch,
         txs: &run.txs,
         values: &run.values,

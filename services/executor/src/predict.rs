@@ -83,7 +83,7 @@ fn predict_all(
     let mut batch = Batch {
         shared,
         view: &view,
-        evm: Executor::new(&ground.env),
+        evm: Executor::with_rules(&ground.env, shared.config.rules),
         cut: ground.tip.cut,
         txs: &request.txs,
         predictions: vec![None; request.txs.len()],

@@ -12,7 +12,7 @@ use atoll_api::beacon::Blocks;
 use atoll_api::state::{Read, StateError};
 use atoll_evm::{
     Bytecode, CallEnd, CallOutcome, CallRequest, CallResult, CallRun, CodeCache, Executor,
-    OnMissing, StateView,
+    OnMissing, Rules, StateView,
 };
 use atoll_fabric::Context;
 use atoll_types::{
@@ -41,6 +41,7 @@ pub(crate) struct Calls {
     pub beacon: BeaconLinks,
     pub pool: Pool,
     pub codes: Arc<CodeCache>,
+    pub rules: Rules,
     pub limits: Limits,
     pub places: Arc<Semaphore>,
 }
@@ -275,9 +276,9 @@ impl Calls {
         known: &mut Known,
         context: &Context,
     ) -> Result<CallRun, Failed> {
-        let (env, call) = (point.env, request.clone());
+        let (env, rules, call) = (point.env, self.rules, request.clone());
         let job = move |view: &Known| {
-            let run = Executor::new(&env).call(&call, view, OnMissing::Assume);
+            let run = Executor::with_rules(&env, rules).call(&call, view, OnMissing::Assume);
             match run.outcome {
                 CallOutcome::Missing => Attempt::Lacks(run.missing, run.missing_codes),
                 CallOutcome::Done(_) | CallOutcome::Invalid(_) => Attempt::Done(run),

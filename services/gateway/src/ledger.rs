@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
-use atoll_evm::CodeCache;
+use atoll_evm::{CodeCache, Rules};
 use atoll_fabric::Context;
 use atoll_types::{Placement, ShardId, TraceContext};
 use atoll_wire::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
@@ -43,6 +43,8 @@ pub struct Config {
     pub recovery: RecoveryPool,
     /// Runs calls. Not the same pool: a call takes thousands of times as long as a signature.
     pub calls: Pool,
+    /// Ethereum's rules that calls run under.
+    pub rules: Rules,
     pub limits: Limits,
     /// Told to clients.
     pub version: String,
@@ -68,7 +70,7 @@ impl Ledger {
     /// # Panics
     /// Outside of a tokio runtime, and if there are not as many links as shards.
     pub fn start(config: Config) -> Self {
-        let Config { chain_id, placement, shards, beacon, recovery, calls, limits, version } =
+        let Config { chain_id, placement, shards, beacon, recovery, calls, rules, limits, version } =
             config;
         assert_eq!(
             shards.len(),
@@ -106,6 +108,7 @@ impl Ledger {
             beacon: beacon.clone(),
             pool: calls,
             codes: Arc::new(CodeCache::new(limits.code_cache_bytes)),
+            rules,
             limits: limits.clone(),
             places: Arc::new(Semaphore::new(limits.calls)),
         };

@@ -26,4 +26,4 @@ pub use ledger::{Config, Ledger};
 pub use limits::{Limits, RpcLimits};
 pub use links::{BeaconLinks, ShardLinks};
 pub use pool::{Pool, PoolError, RecoveryPool};
-pub use rpc::{Rpc, RpcConfig, RpcLinks};
+pub use rpc::{Clock, Rpc, RpcConfig, RpcLinks};

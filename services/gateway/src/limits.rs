@@ -72,8 +72,17 @@ pub struct Limits {
 /// What JSON-RPC admits besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcLimits {
-    /// Requests by HTTP and WebSockets at a time. Idle TCP connections are not counted.
+    /// TCP connections, and how long one may take to begin.
+    pub door: Door,
+    /// Time without a byte either way after which a connection is closed. WebSockets are pinged
+    /// more often.
+    pub idle: Duration,
+    /// Requests by HTTP and WebSockets at a time.
     pub connections: u32,
+    /// Time for the body of a request to come.
+    pub body_time: Duration,
+    /// Bodies of requests that are under way, over all connections.
+    pub bodies_bytes: usize,
     /// Length of a request.
     pub request_bytes: u32,
     /// Length of an answer.
@@ -119,7 +128,11 @@ pub struct RpcLimits {
 impl Default for RpcLimits {
     fn default() -> Self {
         Self {
+            door: Door { connections: 4_096, greeting: Duration::from_secs(10) },
+            idle: Duration::from_secs(60),
             connections: 1024,
+            body_time: Duration::from_secs(20),
+            bodies_bytes: 256 << 20,
             request_bytes: 5 << 20,
             response_bytes: 32 << 20,
             batch_requests: 1024,

@@ -6,8 +6,8 @@ use std::io;
 
 use alloy_primitives::{Address, B256};
 use atoll_evm::{
-    Bytecode, Effects, Executor, GethTrace, OnMissing, Outcome, Overlay, StateView, TraceOutcome,
-    TracePlace, Tracer,
+    Bytecode, Effects, Executor, GethTrace, OnMissing, Outcome, Overlay, Rules, StateView,
+    TraceOutcome, TracePlace, Tracer,
 };
 use atoll_fabric::Context;
 use atoll_types::{BlockEnv, ReceiptKind, StateKey, StateValue, Tx};
@@ -18,6 +18,7 @@ use crate::call::{Attempt, Known};
 /// What is executed, and what is told of it.
 pub(crate) struct Replay {
     pub env: BlockEnv,
+    pub rules: Rules,
     /// Hash of the block.
     pub block: B256,
     pub steps: Vec<Step>,
@@ -97,7 +98,7 @@ impl Replay {
     }
 
     fn pass(&self, view: &Known, telling: bool) -> Attempt<Result<Vec<Told>, ReplayError>> {
-        let mut evm = Executor::new(&self.env);
+        let mut evm = Executor::with_rules(&self.env, self.rules);
         evm.pay_coinbase(true);
         let mut state = Overlay::new(view);
         let (mut keys, mut codes) = (Vec::new(), Vec::new());

@@ -176,6 +176,21 @@ impl Submitter {
         }
     }
 
+    /// Takes transactions that came together, once there is room for them, and waits for their
+    /// ends; with each what was read of it.
+    pub async fn together(&self, raws: &[Bytes]) -> Vec<(Offered, Option<Tx>)> {
+        let size = size_kib(raws).min(stream_room_kib(&self.limits));
+        let room = self.stream_room.acquire_many(size);
+        let Ok(Ok(_room)) = tokio::time::timeout(self.limits.patience(), room).await else {
+            let late = "too many transactions are under way; retry after a pause";
+            return vec![(Offered::overloaded(late), None); raws.len()];
+        };
+        let copies = raws.iter().map(|raw| Raw::new(raw, None)).collect();
+        let txs = self.recover(copies).await;
+        let read: Vec<Option<Tx>> = txs.iter().map(|tx| tx.as_ref().ok().cloned()).collect();
+        self.deliver(None, txs).await.into_iter().zip(read).collect()
+    }
+
     /// Decodes transactions and recovers their senders, in order.
     pub async fn recover(&self, raws: Vec<Result<Raw, Offered>>) -> Vec<Result<Tx, Offered>> {
         let chain_id = self.chain_id;

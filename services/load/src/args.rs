@@ -14,14 +14,27 @@ pub const DEV_MNEMONIC: &str = "test test test test test test test test test tes
 /// Puts load on a running cluster through its public API, and measures it.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct LoadArgs {
-    /// gRPC endpoint of a gateway
-    #[arg(long, env = "ATOLL_TARGET", default_value = "http://127.0.0.1:50051")]
+    /// Endpoint of a gateway; of any Ethereum node with `--via rpc` [there: http://127.0.0.1:8545]
+    #[arg(
+        long,
+        env = "ATOLL_TARGET",
+        default_value = "http://127.0.0.1:50051",
+        default_value_if("via", "rpc", "http://127.0.0.1:8545")
+    )]
     pub target: String,
 
     /// For https://: PEM file with the authority of the gateway's certificate [default: those that the
     /// system trusts]
     #[arg(long, env = "ATOLL_TLS_AUTHORITY", value_name = "FILE")]
     pub tls_authority: Option<std::path::PathBuf>,
+    /// The API that is used: `rpc` is Ethereum's JSON-RPC over HTTP
+    #[arg(long, value_enum, default_value_t = Via::Grpc)]
+    pub via: Via,
+
+    /// Most transactions in one batch of a connection
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    #[serde(skip)]
+    pub batch: u16,
 
     /// What the transactions do
     #[arg(long, value_enum, default_value_t = Workload::Transfer)]
@@ -163,6 +176,16 @@ pub enum Workload {
     Mix,
 }
 
+/// How the cluster is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// Streams of Atoll's own API
+    Grpc,
+    /// Batches of `eth_sendRawTransaction`; receipts block by block
+    Rpc,
+}
+
 /// How fast to send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
@@ -275,6 +298,9 @@ mod tests {
         assert_eq!(args.window(), 640);
         let args = parse("load --rate 250 --duration 10 --warmup 2").unwrap();
         assert_eq!(args.planned(), Some(3_000));
+        assert_eq!((args.via, args.target.as_str()), (Via::Grpc, "http://127.0.0.1:50051"));
+        let args = parse("load --via rpc").unwrap();
+        assert_eq!((args.via, args.target.as_str()), (Via::Rpc, "http://127.0.0.1:8545"));
     }
 
     #[test]

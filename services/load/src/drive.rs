@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use alloy_primitives::{Address, B256};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -18,7 +18,7 @@ use crate::{
     sign::{Chunk, Signed},
     stats::{Stats, cpu_seconds},
     streams,
-    wire::{Answer, Cluster, Event},
+    wire::{Answer, Cluster, Event, Link},
 };
 
 /// No more often than this all outstanding transactions are asked for after the stream of receipts
@@ -80,13 +80,11 @@ pub async fn drive(
     let (news_out, news) = mpsc::unbounded_channel();
     // Dropped at the end, which ends the streams.
     let mut tasks = JoinSet::new();
-    streams::watch_receipts(cluster, senders, &news_out, &mut tasks)
-        .await
-        .context("cannot watch receipts")?;
-    let mut streams = Vec::new();
-    for client in &cluster.clients {
-        streams.push(streams::submit(client.clone(), cluster.batch, &news_out, &mut tasks).await?);
-    }
+    let batch = cluster.chain.batch;
+    let streams = match &cluster.link {
+        Link::Grpc(grpc) => streams::open(grpc, batch, senders, &news_out, &mut tasks).await?,
+        Link::Rpc(node) => node.open(batch, &news_out, &mut tasks).await?,
+    };
     let start = Instant::now();
     let begin = start + plan.schedule.warmup;
     let end = plan.schedule.end().map(|end| start + end);

@@ -10,6 +10,8 @@
 //!   ended), `unanswered` (sent, no answer), `refused_…` (for good), `skipped` (an earlier nonce of its
 //!   account can never run), `unsent` (due, but the window or the signing held it back to the end).
 //!   Refusals and retries are counted besides.
+//! - **Two ways in.** `--via rpc` sends the same over JSON-RPC to any Ethereum node. It is told of an
+//!   end by its block, so executed is final there, and what only Atoll tells is left out.
 //! - **Refusals.** What may pass (a full pool, a shard that does not answer) is tried again after a
 //!   pause, and later nonces of the account wait for it: their latency keeps counting. Anything else
 //!   retires the account.
@@ -20,6 +22,7 @@ mod counted;
 mod drive;
 mod flight;
 mod report;
+mod rpc;
 mod schedule;
 mod setup;
 mod sign;
@@ -39,7 +42,7 @@ use alloy_primitives::TxKind;
 use anyhow::Context;
 use tokio::sync::watch;
 
-pub use args::{DEV_MNEMONIC, LoadArgs, Rate, Workload, duration};
+pub use args::{DEV_MNEMONIC, LoadArgs, Rate, Via, Workload, duration};
 pub use counted::{Costs, ExecutorCpu, PerTransaction};
 pub use report::{ClusterInfo, Config, Generator, Latencies, Latency, PerStage, Summary};
 pub use setup::payee;
@@ -81,13 +84,12 @@ async fn work(
     begin: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Summary> {
     let seed = args.seed.unwrap_or_else(new_seed);
-    let cluster =
-        Cluster::connect(&args.target, args.streams, args.tls_authority.as_deref()).await?;
+    let cluster = Cluster::connect(&args).await?;
     args.progress(&format!(
         "{}: chain {}, {} shards, version {}; seed {seed}",
-        args.target, cluster.chain_id, cluster.shards, cluster.version
+        args.target, cluster.chain.chain_id, cluster.chain.shards, cluster.chain.version
     ));
-    if args.cross > 0.0 && cluster.shards == 1 {
+    if args.cross > 0.0 && cluster.chain.shards == 1 {
         args.progress("there is one shard: nothing can cross");
     }
     let ready = setup::prepare(&cluster, &args, seed, stop).await?;

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, fmt};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{args::LoadArgs, counted::Costs, drive::Outcome, wire::Cluster};
+use crate::{
+    args::{LoadArgs, Via},
+    counted::Costs,
+    drive::Outcome,
+    wire::Cluster,
+};
 
 /// The outcome of a run. Counts and latencies are those of transactions that were due within the
 /// measured time.
@@ -18,8 +23,9 @@ pub struct Summary {
     /// From when a transaction was due, not from when it was sent. Payments to another shard have a
     /// status only when they are final: that counts as executed too.
     pub latency_ms: Latencies,
-    /// Share of the final transactions that touched more than one shard.
-    pub cross_share: f64,
+    /// Share of the final transactions that touched more than one shard; `None` over JSON-RPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_share: Option<f64>,
     /// Transactions by why they did not become final and succeed.
     pub failures: BTreeMap<String, u64>,
     /// Transactions that were due.
@@ -35,7 +41,8 @@ pub struct Summary {
     pub refusals: BTreeMap<&'static str, u64>,
     /// The first failure in words.
     pub first_failure: Option<String>,
-    /// `None` if the cluster does not say what it has counted.
+    /// `None` if the cluster does not say what it has counted, and over JSON-RPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub costs: Option<Costs>,
     pub generator: Generator,
     pub cluster: ClusterInfo,
@@ -56,10 +63,12 @@ pub struct Latencies {
     pub executed: Latency,
     #[serde(rename = "final")]
     pub finals: Latency,
-    /// Executed, of the transactions that touched one shard.
-    pub local_executed: Latency,
+    /// Executed, of the transactions that touched one shard; `None` over JSON-RPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_executed: Option<Latency>,
     /// Final, of those that touched more.
-    pub cross_final: Latency,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_final: Option<Latency>,
 }
 
 /// Percentiles in milliseconds; all zero if there was nothing.
@@ -128,6 +137,7 @@ impl Summary {
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let failed = |reason: &str| stats.failures.get(reason).copied().unwrap_or(0);
         let finals = stats.finals + failed("reverted");
+        let tells_shards = args.via == Via::Grpc;
         Self {
             workload: args.workload,
             tps: PerStage {
@@ -138,10 +148,10 @@ impl Summary {
             latency_ms: Latencies {
                 executed: Latency::of(&stats.executed_us),
                 finals: Latency::of(&stats.final_us),
-                local_executed: Latency::of(&stats.local_executed_us),
-                cross_final: Latency::of(&stats.cross_final_us),
+                local_executed: tells_shards.then(|| Latency::of(&stats.local_executed_us)),
+                cross_final: tells_shards.then(|| Latency::of(&stats.cross_final_us)),
             },
-            cross_share: stats.crossed as f64 / finals.max(1) as f64,
+            cross_share: tells_shards.then(|| stats.crossed as f64 / finals.max(1) as f64),
             costs: counted.map(|counted| Costs::new(&counted, &stats.arrived)),
             generator: Generator {
                 cpu_cores,
@@ -150,9 +160,9 @@ impl Summary {
                 receipts_asked: stats.asked,
             },
             cluster: ClusterInfo {
-                chain_id: cluster.chain_id,
-                shards: cluster.shards,
-                version: cluster.version.clone(),
+                chain_id: cluster.chain.chain_id,
+                shards: cluster.chain.shards,
+                version: cluster.chain.version.clone(),
             },
             config: Config { seed, window: args.window(), measured_seconds: seconds, args },
             offered: stats.offered,
@@ -215,9 +225,15 @@ impl fmt::Display for Summary {
         let rate = |tps: f64| format!("{tps:.1}");
         row(f, "executed", String::new(), rate(tps.executed), &latency.executed)?;
         row(f, "final", self.finals.to_string(), rate(tps.finals), &latency.finals)?;
-        row(f, "local, executed", String::new(), String::new(), &latency.local_executed)?;
-        row(f, "cross, final", String::new(), String::new(), &latency.cross_final)?;
-        writeln!(f, "crossed         {:>9.2}%", 100.0 * self.cross_share)?;
+        if let Some(latency) = &latency.local_executed {
+            row(f, "local, executed", String::new(), String::new(), latency)?;
+        }
+        if let Some(latency) = &latency.cross_final {
+            row(f, "cross, final", String::new(), String::new(), latency)?;
+        }
+        if let Some(share) = self.cross_share {
+            writeln!(f, "crossed         {:>9.2}%", 100.0 * share)?;
+        }
         if let Some(costs) = &self.costs {
             write!(f, "{costs}")?;
         }

@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 use crate::{
     drive::News,
     flight::Outgoing,
-    wire::{Answer, Client, Cluster, Event, MOST_ADDRESSES, may_reopen, transaction},
+    wire::{Answer, Client, Event, Grpc, MOST_ADDRESSES, may_reopen, transaction},
 };
 
 /// How long a call may take to open.
@@ -30,11 +30,27 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Most bytes of transactions in one batch.
 const BATCH_BYTES: usize = 1 << 20;
 
-type NewsSender = mpsc::UnboundedSender<News>;
+pub type NewsSender = mpsc::UnboundedSender<News>;
+
+/// Follows the receipts of `senders` and opens a submission stream on each connection.
+pub async fn open(
+    grpc: &Grpc,
+    batch: usize,
+    senders: &[Address],
+    news: &NewsSender,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Vec<mpsc::UnboundedSender<Vec<Outgoing>>>> {
+    watch_receipts(grpc, senders, news, tasks).await.context("cannot watch receipts")?;
+    let mut streams = Vec::new();
+    for client in &grpc.clients {
+        streams.push(submit(client.clone(), batch, news, tasks).await?);
+    }
+    Ok(streams)
+}
 
 /// Opens a submission stream. What is sent to the channel is written in order, in batches as large as
 /// they have become meanwhile.
-pub async fn submit(
+async fn submit(
     client: Client,
     batch: usize,
     news: &NewsSender,
@@ -160,8 +176,8 @@ impl Submission {
 }
 
 /// Follows the receipts of `senders`. When it returns, none of later submissions is missed.
-pub async fn watch_receipts(
-    cluster: &Cluster,
+async fn watch_receipts(
+    grpc: &Grpc,
     senders: &[Address],
     news: &NewsSender,
     tasks: &mut JoinSet<()>,
@@ -175,7 +191,7 @@ pub async fn watch_receipts(
             hashes: Vec::new(),
             compact: true,
         };
-        let client = cluster.clients[index % cluster.clients.len()].clone();
+        let client = grpc.clients[index % grpc.clients.len()].clone();
         let stream = watch(client.clone(), request.clone()).await?;
         tasks.spawn(follow(client, request, stream, news.clone()));
     }

@@ -17,7 +17,11 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::counted::Counted;
+use crate::{
+    args::{LoadArgs, Via},
+    counted::Counted,
+    rpc::Node,
+};
 
 pub type Client = LedgerServiceClient<Channel>;
 
@@ -33,12 +37,25 @@ fn now_ms() -> u64 {
     std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64
 }
 
-/// A cluster and connections to it.
+/// A cluster, or another Ethereum node, and connections to it.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// One for each stream.
-    pub clients: Vec<Client>,
+    pub link: Link,
+    pub chain: Chain,
+}
+
+/// How it is spoken to.
+#[derive(Clone, Debug)]
+pub enum Link {
+    Grpc(Grpc),
+    Rpc(Node),
+}
+
+/// What it is.
+#[derive(Clone, Debug)]
+pub struct Chain {
     pub chain_id: u64,
+    /// 1 if it does not know of shards.
     pub shards: u16,
     /// In wei for each unit of gas.
     pub base_fee: u64,
@@ -48,6 +65,69 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Connects, and asks what the cluster is.
+    pub async fn connect(args: &LoadArgs) -> anyhow::Result<Self> {
+        let (target, streams) = (&args.target, args.streams);
+        let (link, mut chain) = match args.via {
+            Via::Grpc => {
+                let (grpc, chain) =
+                    Grpc::connect(target, streams, args.tls_authority.as_deref()).await?;
+                (Link::Grpc(grpc), chain)
+            }
+            Via::Rpc => {
+                let (node, chain) = Node::connect(target, streams).await?;
+                (Link::Rpc(node), chain)
+            }
+        };
+        chain.batch = chain.batch.min(args.batch.into());
+        Ok(Self { link, chain })
+    }
+
+    /// What the cluster has counted; `None` if it does not say.
+    pub async fn counted(&self) -> Option<Counted> {
+        match &self.link {
+            Link::Grpc(grpc) => grpc.counted().await,
+            Link::Rpc(_) => None,
+        }
+    }
+
+    /// The shards of addresses.
+    pub async fn shards_of(&self, addresses: &[Address]) -> anyhow::Result<Vec<u16>> {
+        if self.chain.shards == 1 {
+            return Ok(vec![0; addresses.len()]);
+        }
+        match &self.link {
+            Link::Grpc(grpc) => grpc.shards_of(addresses).await,
+            Link::Rpc(node) => node.shards_of(addresses, self.chain.shards).await,
+        }
+    }
+
+    /// Nonce and balance of each address.
+    pub async fn accounts(&self, addresses: &[Address]) -> anyhow::Result<Vec<(u64, U256)>> {
+        match &self.link {
+            Link::Grpc(grpc) => grpc.accounts(addresses).await,
+            Link::Rpc(node) => node.accounts(addresses).await,
+        }
+    }
+
+    /// What is known of transactions now; those of which nothing is known are left out.
+    pub async fn receipts(&self, hashes: Vec<B256>) -> Vec<Event> {
+        match &self.link {
+            Link::Grpc(grpc) => grpc.receipts(hashes).await,
+            Link::Rpc(node) => node.receipts(hashes).await,
+        }
+    }
+}
+
+/// Atoll's own API.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    /// One for each stream.
+    pub clients: Vec<Client>,
+    shards: u16,
+}
+
+impl Grpc {
     /// Connects `streams` times and asks what the cluster is.
     ///
     /// # Errors
@@ -56,7 +136,7 @@ impl Cluster {
         target: &str,
         streams: u16,
         authority: Option<&Path>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, Chain)> {
         let scheme = if target.contains("://") { "" } else { "http://" };
         let endpoint = Endpoint::from_shared(format!("{scheme}{target}"))
             .with_context(|| format!("--target {target} is not a URL such as http://host:50051"))?
@@ -81,17 +161,18 @@ impl Cluster {
         ensure!(away.is_empty(), "shards {away:?} are not reachable");
         let highest = info.shards.iter().map(|shard| shard.number).max();
         let limits = info.limits.unwrap_or_default();
-        Ok(Self {
-            clients,
+        let shards = u16::try_from(highest.unwrap_or(0) + 1).context("too many shards")?;
+        let chain = Chain {
             chain_id: info.chain_id,
-            shards: u16::try_from(highest.unwrap_or(0) + 1).context("too many shards")?,
+            shards,
             base_fee: info.base_fee,
             batch: match limits.batch_transactions {
                 0 => 1_000,
                 most => most.min(1_000) as usize,
             },
             version: info.version,
-        })
+        };
+        Ok((Self { clients, shards }, chain))
     }
 
     /// What the cluster has counted; `None` if it does not say.

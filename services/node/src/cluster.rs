@@ -1,6 +1,12 @@
 //! Starts the actors that a configuration names, and links each to the others, wherever they stand.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use atoll_api::{
@@ -14,7 +20,7 @@ use atoll_fabric::{
     Local, Place, Remote,
     tls::{Connector, Role as Peer},
 };
-use atoll_gateway::{BeaconLinks, Ledger, Rpc, RpcConfig, RpcLinks, ShardLinks};
+use atoll_gateway::{BeaconLinks, Clock, Ledger, Rpc, RpcConfig, RpcLinks, ShardLinks};
 use atoll_mempool::MempoolService;
 use atoll_router::{RouterConfig, RouterService};
 use atoll_state::StateService;
@@ -26,7 +32,7 @@ use tonic::{service::RoutesBuilder, transport::Endpoint};
 use crate::{
     backup,
     config::{Config, Role, Shard, ShardAddress},
-    genesis::{Genesis, keys_are_public, keys_of_chain},
+    genesis::{Genesis, keys_are_public, keys_of_chain, sets_clock},
     listen::{Entrance, MAX_MESSAGE_BYTES, Port, internal_server},
     ready,
     secure::Secure,
@@ -73,6 +79,8 @@ pub struct Cluster {
     /// Where Ethereum's tools reach it, if that stands here.
     pub rpc: Option<SocketAddr>,
     rpc_server: Option<Rpc>,
+    /// The beacon's, if JSON-RPC may set it.
+    clock_set: Option<Clock>,
     /// Where operators reach it, if that stands here.
     pub admin: Option<SocketAddr>,
     /// Where Prometheus reaches it, if it is told to.
@@ -133,6 +141,7 @@ impl Cluster {
             gateway: None,
             rpc: None,
             rpc_server: None,
+            clock_set: None,
             admin: None,
             metrics: None,
             metrics_port: None,
@@ -198,7 +207,14 @@ impl Cluster {
         };
         let (log, snapshots) = (storage.log, storage.snapshots);
         let snapshotting = config.storage.snapshots();
-        let (clock, world) = (self.clock(), self.world.clone());
+        let (mut clock, world) = (self.clock(), self.world.clone());
+        if sets_clock(config) {
+            // What was set ahead stays so: time never falls.
+            let ahead = core.planner().head().time_ms.saturating_sub(clock());
+            let set = Clock { now_ms: clock, ahead_ms: Arc::new(AtomicU64::new(ahead)) };
+            self.clock_set = Some(set.clone());
+            clock = Arc::new(move || set.told_ms());
+        }
         let randomness = Arc::new(move || world.random());
         self.beacon_slot.fill(Local::start(&place, config.limits.actor_calls, move || {
             BeaconService::new(core, log, cadence, clock, randomness)
@@ -259,7 +275,9 @@ impl Cluster {
         .with_context(|| format!("cannot open shard {id} in {}", dir.display()))?;
         let (log, snapshots) = (storage.log, storage.snapshots);
         let snapshotting = config.storage.snapshots();
+        let development = keys_are_public(&config.chain);
         let service = Local::start(place, config.limits.actor_calls, move || {
+            let core = if development { core.for_development() } else { core };
             StateService::new(core, log).with_snapshots(snapshots, snapshotting)
         });
         self.slots[usize::from(id)].state.fill(service);
@@ -285,6 +303,7 @@ impl Cluster {
     fn start_executor(&self, config: &Config, id: u16, place: &Place) {
         let (clients, world) = (self.shards[usize::from(id)].clone(), self.world.clone());
         let executor = ExecutorConfig {
+            rules: config.chain.genesis.rules(),
             shard: ShardId(id),
             placement: self.placement.clone(),
             max_block_txs: config.limits.block_txs,
@@ -335,6 +354,7 @@ impl Cluster {
             recovery: self.world.pool("recovery", threads, 1_024)?,
             calls: self.world.pool("calls", threads, 256)?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            rules: config.chain.genesis.rules(),
             limits: limits.clone(),
         });
         if let Some(listen) = gateway.rpc {
@@ -365,6 +385,7 @@ impl Cluster {
             links: links.collect(),
             genesis: Arc::new(self.genesis.block.clone()),
             development: public,
+            clock: self.clock_set.clone(),
             signers: if public { keys_of_chain(&config.chain)? } else { Vec::new() },
         };
         let rpc = Rpc::start(ledger, rpc).await;

@@ -12,6 +12,7 @@ use std::{
 
 use alloy_primitives::U64;
 use anyhow::{Context as _, bail};
+use atoll_evm::{Fork, Rules};
 use atoll_journal::SnapshotConfig;
 use atoll_store::Backend;
 use atoll_types::{Address, B256, Bytes, Placement, ShardId, U256};
@@ -111,13 +112,33 @@ pub struct Beginning {
     /// Of the development accounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mnemonic: Option<String>,
+    /// Ethereum's rules that transactions run under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardfork: Option<Hardfork>,
     /// Accounts with more than a balance.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, Alloc>")]
     pub alloc: BTreeMap<Address, Alloc>,
 }
 
+/// A hard fork of Ethereum's that a chain may stay at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Hardfork {
+    Prague,
+    Osaka,
+}
+
 impl Beginning {
+    /// Those of the fork, or the newest.
+    pub fn rules(&self) -> Rules {
+        match self.hardfork {
+            None => Rules::default(),
+            Some(Hardfork::Prague) => Rules::of(Fork::PRAGUE),
+            Some(Hardfork::Osaka) => Rules::of(Fork::OSAKA),
+        }
+    }
+
     fn is_usual(&self) -> bool {
         *self == Self::default()
     }

@@ -9,7 +9,7 @@ use atoll_commit::{OwnerConfig, Planner, PlannerConfig};
 use atoll_state::{CoreConfig, GenesisAccount, TreeConfig};
 use atoll_types::{BeaconBlock, ShardId};
 
-use crate::config::{Beginning, Chain};
+use crate::config::{Beginning, Chain, Config};
 
 /// Transactions that may be shared at a shard and not decided.
 const MAX_SHARED: u64 = 131_072;
@@ -54,6 +54,12 @@ pub fn keys_of_chain(chain: &Chain) -> anyhow::Result<Vec<PrivateKeySigner>> {
 pub fn keys_are_public(chain: &Chain) -> bool {
     let mnemonic = chain.genesis.mnemonic.as_deref();
     chain.development && mnemonic.is_none_or(|words| words == DEVELOPMENT_MNEMONIC)
+}
+
+/// Whether JSON-RPC of a process may set the clock of its beacon ahead: in development.
+pub(crate) fn sets_clock(config: &Config) -> bool {
+    let rpc = config.gateway.as_ref().is_some_and(|gateway| gateway.rpc.is_some());
+    rpc && keys_are_public(&config.chain)
 }
 
 fn keys_of(mnemonic: &str, accounts: u32) -> anyhow::Result<Vec<PrivateKeySigner>> {

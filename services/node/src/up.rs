@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::target::is_own_file,
     cluster::{Cluster, all_here},
-    config::{Admin, Alloc, Beginning, Chain, Config, Metrics},
+    config::{Admin, Alloc, Beginning, Chain, Config, Hardfork, Metrics},
     genesis::{DEVELOPMENT_MNEMONIC, MAX_DEVELOPMENT_ACCOUNTS, keys_are_public, keys_of_chain},
     place::now_ms,
 };
@@ -45,8 +45,10 @@ pub struct UpArgs {
     /// [default: 127.0.0.1:8545, or not at all if that is taken].
     #[arg(long)]
     pub rpc: Option<OptionalPort>,
-    #[arg(long, default_value_t = 31_337)]
-    pub chain_id: u64,
+    /// Of the chain [default: that of --genesis, else 31337]. A data directory keeps the one that it
+    /// was begun with.
+    #[arg(long)]
+    pub chain_id: Option<u64>,
     /// Gas limit of a block.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000_000..=1 << 40))]
     pub gas_limit: Option<u64>,
@@ -61,6 +63,9 @@ pub struct UpArgs {
     /// Begin with the accounts of a file in geth's `genesis.json` format, besides the development ones.
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
+    /// Ethereum's rules that transactions run under, from the beginning on [default: osaka].
+    #[arg(long, value_enum)]
+    pub hardfork: Option<Hardfork>,
     /// Where operators reach it, for `atoll backup`; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub admin: SocketAddr,
@@ -72,6 +77,9 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub block_ms: u64,
 }
+
+/// The chain id of every tool's development chain.
+const DEVELOPMENT_CHAIN: u64 = 31_337;
 
 /// Where Ethereum's tools look for a node.
 const USUAL_RPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8545);
@@ -100,7 +108,16 @@ struct GethGenesis {
     #[serde(default, rename = "gasLimit")]
     gas_limit: Option<U64>,
     #[serde(default)]
+    config: GethConfig,
+    #[serde(default)]
     alloc: BTreeMap<Address, Alloc>,
+}
+
+/// What is read of its `config`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct GethConfig {
+    chain_id: Option<u64>,
 }
 
 /// What a data directory was begun with.
@@ -141,7 +158,10 @@ impl UpArgs {
 
     fn check(&self, chain: &Chain) -> anyhow::Result<()> {
         let begun = (chain.shards, chain.chain_id);
-        if begun != (self.shards, self.chain_id) {
+        let (mut asked, chain_id) = self.beginning()?;
+        // A later start need not name the file again.
+        let chain_id = chain_id.unwrap_or(chain.chain_id);
+        if begun != (self.shards, chain_id) {
             bail!(
                 "{} holds a chain of {} shards with chain id {}, not of {} with {}; give these, \
                  another --data directory, or --fresh to begin anew",
@@ -149,20 +169,20 @@ impl UpArgs {
                 begun.0,
                 begun.1,
                 self.shards,
-                self.chain_id,
+                chain_id,
             );
         }
-        let mut asked = self.beginning()?;
         if self.genesis.is_none() {
             asked.alloc = chain.genesis.alloc.clone();
         }
         let same = asked.gas_limit.is_none_or(|_| asked.gas_limit == chain.genesis.gas_limit)
             && asked.accounts.is_none_or(|_| asked.accounts == chain.genesis.accounts)
             && (asked.mnemonic.is_none() || asked.mnemonic == chain.genesis.mnemonic)
+            && asked.hardfork.is_none_or(|_| asked.hardfork == chain.genesis.hardfork)
             && asked.alloc == chain.genesis.alloc;
         if !same {
             bail!(
-                "{} was begun with another gas limit, other accounts or another genesis; leave these \
+                "{} was begun with another gas limit or hard fork, other accounts or another genesis; leave these \
                  flags out, give another --data directory, or --fresh to begin anew",
                 self.data.display(),
             );
@@ -170,12 +190,14 @@ impl UpArgs {
         Ok(())
     }
 
-    /// What the chain is to begin with, as far as it is not the usual.
-    fn beginning(&self) -> anyhow::Result<Beginning> {
+    /// What the chain is to begin with, as far as it is not the usual, and its id.
+    fn beginning(&self) -> anyhow::Result<(Beginning, Option<u64>)> {
+        let mut chain_id = self.chain_id;
         let mut beginning = Beginning {
             gas_limit: self.gas_limit,
             accounts: self.accounts,
             mnemonic: self.mnemonic.clone(),
+            hardfork: self.hardfork,
             ..Beginning::default()
         };
         if let Some(file) = &self.genesis {
@@ -185,8 +207,9 @@ impl UpArgs {
                 .with_context(|| format!("{} is no genesis in geth's format", file.display()))?;
             beginning.gas_limit = beginning.gas_limit.or(genesis.gas_limit.map(|gas| gas.to()));
             beginning.alloc = genesis.alloc;
+            chain_id = chain_id.or(genesis.config.chain_id);
         }
-        Ok(beginning)
+        Ok((beginning, chain_id))
     }
 
     fn begin(&self) -> anyhow::Result<Chain> {
@@ -206,8 +229,9 @@ impl UpArgs {
                 self.data.display()
             );
         }
-        let mut chain = development_chain(self.chain_id, self.shards);
-        chain.genesis = self.beginning()?;
+        let (beginning, chain_id) = self.beginning()?;
+        let mut chain = development_chain(chain_id.unwrap_or(DEVELOPMENT_CHAIN), self.shards);
+        chain.genesis = beginning;
         write_chain(&self.data, &chain)?;
         Ok(chain)
     }

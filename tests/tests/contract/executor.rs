@@ -30,6 +30,7 @@ async fn an_executor_answers_alike_wherever_it_stands() {
 
 fn start(world: &World, speculative_gas: u64, state: StateClient) -> Local<ExecutorService> {
     let config = ExecutorConfig {
+        rules: atoll_evm::Rules::default(),
         shard: HERE,
         placement: world.placement.clone(),
         max_block_txs: 10,

@@ -3,6 +3,9 @@
 mod accounts;
 mod bad;
 mod chain;
+mod develop;
+mod genesis;
+mod load;
 mod logs;
 mod trace;
 

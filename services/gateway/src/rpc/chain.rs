@@ -12,7 +12,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use atoll_api::beacon::{BeaconError, Blocks};
 use atoll_api::mempool::{Content, Pending, Status as PoolStatus};
-use atoll_api::state::{LogNames, Progress, Ran, RanTx, RoundsRun};
+use atoll_api::state::{Append, LogNames, Progress, Ran, RanTx, RoundsRun};
 use atoll_api::{MempoolClient, StateClient};
 use atoll_fabric::{Context, Link};
 use atoll_types::{BeaconBlock, ReceiptKind, ShardId};
@@ -48,6 +48,8 @@ pub struct RpcLinks {
     pub ran: Link<Ran>,
     pub rounds_run: Link<RoundsRun>,
     pub progress: Link<Progress>,
+    /// For development.
+    pub append: Link<Append>,
 }
 
 impl RpcLinks {
@@ -60,6 +62,7 @@ impl RpcLinks {
             ran: state.ran.clone(),
             rounds_run: state.rounds_run.clone(),
             progress: state.progress.clone(),
+            append: state.append.clone(),
         }
     }
 }

@@ -2,15 +2,19 @@
 //! cluster is one chain. [docs/json-rpc.md](../../../../docs/json-rpc.md) says what is served.
 
 mod account;
+mod batch;
 mod block;
 mod blocks;
+mod bodies;
 mod cache;
 mod chain;
 mod cors;
+mod develop;
 mod error;
 mod estimate;
 mod fees;
 mod filters;
+mod idle;
 mod logs;
 mod params;
 mod send;
@@ -31,10 +35,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 pub use self::chain::RpcLinks;
+pub use self::develop::Clock;
 pub use self::server::Rpc;
 
 use self::cache::Cache;
 use self::chain::Chain;
+use self::develop::Development;
 use self::error::Failure;
 use self::filters::Filters;
 use self::params::Params;
@@ -51,6 +57,8 @@ pub struct RpcConfig {
     /// Lets pages of any origin call it, and signs for `signers`.
     pub development: bool,
     pub signers: Vec<PrivateKeySigner>,
+    /// The beacon's clock, where it can be set: in its own process, in development.
+    pub clock: Option<Clock>,
 }
 
 /// What all requests share.
@@ -60,6 +68,7 @@ pub(crate) struct Shared {
     filters: Filters,
     sent: Sent,
     signers: Vec<PrivateKeySigner>,
+    development: Development,
     places: Semaphore,
     /// Places for traces that are made.
     traces: Semaphore,
@@ -132,7 +141,7 @@ pub(crate) const TRACE_METHODS: &[&str] = &[
     "debug_traceBlockByHash",
 ];
 
-/// Methods of development mode.
+/// Methods of development mode: those of its accounts, and those of [`develop`].
 pub(crate) const DEVELOPMENT_METHODS: &[&str] = &[
     "eth_sendTransaction",
     "eth_signTransaction",
@@ -161,6 +170,7 @@ impl Shared {
             filters: Filters::new(limits.rpc.clone()),
             sent: Sent::new(limits.rpc.pending_hashes),
             signers: config.signers,
+            development: Development::new(config.clock),
             places: Semaphore::new(limits.rpc.requests),
             traces: Semaphore::new(limits.rpc.traces),
             ledger,
@@ -173,6 +183,7 @@ impl Shared {
         Context::none().with_timeout(self.ledger.limits.patience())
     }
 
+    /// A place among the requests that are under way.
     fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
         self.places.try_acquire().map_err(|_| {
             let limit = self.ledger.limits.rpc.requests;
@@ -245,6 +256,7 @@ impl Shared {
             "txpool_inspect" => self.pool_content(None, txpool::summary).await,
             "atoll_getPlacement" => self.placement(&params),
             "atoll_getTransaction" => self.timeline(&params).await,
+            _ if develop::METHODS.contains(&method) => self.develop(method, &params).await,
             _ => self.answer_of_blocks(method, params).await,
         }
     }

@@ -17,6 +17,12 @@ use crate::call::{AccountPatch, Patch, Point};
 /// The parameters of a request, by position.
 pub(crate) struct Params(Vec<Value>);
 
+impl From<Vec<Value>> for Params {
+    fn from(values: Vec<Value>) -> Self {
+        Self(values)
+    }
+}
+
 impl Params {
     pub fn read(params: &jsonrpsee::types::Params<'_>) -> Result<Self, Failure> {
         let Some(text) = params.as_str() else {

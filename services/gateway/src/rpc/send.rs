@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alloy_primitives::{B256, Bytes, map::HashMap};
+use alloy_consensus::TypedTransaction;
+use alloy_eips::Encodable2718 as _;
+use alloy_primitives::{Address, B256, Bytes, Signature, U256, map::HashMap};
 use atoll_api::state::TxStatus;
 use atoll_types::Tx;
 use atoll_wire::v1::SubmitOutcome;
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::error::Failure;
 use super::params::Params;
+use crate::outcome::Offered;
 
 /// Transactions that came this way of late, numbered, for those who ask for them before they are in a
 /// block. What came first goes first.
@@ -90,25 +93,45 @@ impl Shared {
 
     pub async fn submit(&self, raw: Bytes) -> Result<B256, Failure> {
         let offered = self.ledger.singles.submit(&raw, None).await;
-        match (offered.outcome, offered.hash) {
-            (SubmitOutcome::Taken, Some(hash)) => {
-                let sender = self.ledger.submitter.recent.get(&hash).map(|origin| origin.sender);
-                if let Some(Ok(tx)) = sender.map(|sender| Tx::trusted(raw, sender, None)) {
-                    self.sent.add(tx);
-                }
-                Ok(hash)
-            }
-            (SubmitOutcome::WrongChain, _) => {
-                Err(Failure::server(format!("invalid sender: {}", offered.message)))
-            }
-            (SubmitOutcome::Overloaded | SubmitOutcome::MempoolFull, _) => {
-                Err(Failure::limit(offered.message))
-            }
-            (SubmitOutcome::Undecodable | SubmitOutcome::UnsupportedType, _) => {
-                Err(Failure::params(offered.message))
-            }
-            _ => Err(Failure::server(offered.message)),
+        let hash = told(offered)?;
+        let sender = self.ledger.submitter.recent.get(&hash).map(|origin| origin.sender);
+        if let Some(Ok(tx)) = sender.map(|sender| Tx::trusted(raw, sender, None)) {
+            self.sent.add(tx);
         }
+        Ok(hash)
+    }
+
+    /// Takes a transaction that nobody has signed, as one of `from`: for development alone. Its
+    /// signature names the sender, so that no two senders have the same transaction.
+    pub async fn submit_as(
+        &self,
+        from: Address,
+        unsigned: TypedTransaction,
+    ) -> Result<B256, Failure> {
+        let signature = Signature::new(U256::from_be_slice(from.as_slice()), U256::ONE, false);
+        let raw = unsigned.into_envelope(signature).encoded_2718().into();
+        let tx = Tx::trusted(raw, from, None).map_err(|e| Failure::params(e.to_string()))?;
+        let submitter = &self.ledger.submitter;
+        let shard = submitter.placement.owner(&from);
+        let offered = submitter.offer(shard, None, vec![tx.clone()]).await.pop();
+        let hash = told(offered.ok_or_else(|| Failure::internal("the transaction has no end"))?)?;
+        self.sent.add(tx);
+        Ok(hash)
+    }
+
+    /// Takes transactions that came in one batch, in its order.
+    pub async fn submit_together(&self, raws: &[Bytes]) -> Vec<Result<B256, Failure>> {
+        let _place = match self.place() {
+            Ok(place) => place,
+            Err(failure) => return vec![Err(failure); raws.len()],
+        };
+        let ends = self.ledger.submitter.together(raws).await;
+        let ends = ends.into_iter().map(|(offered, tx)| {
+            let hash = told(offered)?;
+            tx.into_iter().for_each(|tx| self.sent.add(tx));
+            Ok(hash)
+        });
+        ends.collect()
     }
 
     /// EIP-7966: answers with the receipt.
@@ -137,5 +160,22 @@ impl Shared {
                 return Err(Failure::no_receipt_yet(hash, message));
             }
         }
+    }
+}
+
+/// The hash of a transaction that was taken, or why it was not in the words of libraries.
+fn told(offered: Offered) -> Result<B256, Failure> {
+    match (offered.outcome, offered.hash) {
+        (SubmitOutcome::Taken, Some(hash)) => Ok(hash),
+        (SubmitOutcome::WrongChain, _) => {
+            Err(Failure::server(format!("invalid sender: {}", offered.message)))
+        }
+        (SubmitOutcome::Overloaded | SubmitOutcome::MempoolFull, _) => {
+            Err(Failure::limit(offered.message))
+        }
+        (SubmitOutcome::Undecodable | SubmitOutcome::UnsupportedType, _) => {
+            Err(Failure::params(offered.message))
+        }
+        _ => Err(Failure::server(offered.message)),
     }
 }

@@ -5,14 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_telemetry::metrics::{Timer, table};
+use futures::StreamExt as _;
 use jsonrpsee::RpcModule;
 use jsonrpsee::core::RegisterMethodError;
+use jsonrpsee::core::middleware::RpcServiceBuilder;
 use jsonrpsee::core::traits::IdProvider;
-use jsonrpsee::server::{BatchRequestConfig, PingConfig, Server, ServerConfig, ServerHandle};
+use jsonrpsee::server::{
+    BatchRequestConfig, PingConfig, Server, ServerConfig, ServerHandle,
+    serve_with_graceful_shutdown, stop_channel,
+};
 use jsonrpsee::types::{ErrorObjectOwned, SubscriptionId};
 use serde_json::{Value, value::RawValue};
+use tokio::net::TcpListener;
 
+use super::batch::Batches;
+use super::bodies::Bodies;
 use super::cors::Cors;
+use super::develop;
+use super::idle::Idle;
 use super::params::Params;
 use super::subscribe;
 use super::{DEVELOPMENT_METHODS, METHODS, RpcConfig, Shared, TRACE_METHODS};
@@ -49,16 +59,43 @@ impl Rpc {
             .max_subscriptions_per_connection(limits.subscriptions)
             .set_message_buffer_capacity(limits.message_buffer)
             .set_batch_request_config(BatchRequestConfig::Limit(limits.batch_requests))
-            .set_tcp_no_delay(true)
             .enable_ws_ping(PingConfig::new())
             .set_id_provider(Ids::default())
             .build();
-        let cors = tower::ServiceBuilder::new().layer(Cors { any_origin: config.development });
-        let builder = Server::builder().set_config(server).set_http_middleware(cors);
-        let server = builder.build(config.listen).await?;
-        let address = server.local_addr()?;
-        let methods = methods(ledger, config).map_err(std::io::Error::other)?;
-        Ok(Self { address, handle: server.start(methods) })
+        let http = tower::ServiceBuilder::new()
+            .layer(Cors { any_origin: config.development })
+            .layer(Bodies::new(&limits));
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        let (shared, methods) = methods(ledger, config).map_err(std::io::Error::other)?;
+        let response_bytes = limits.response_bytes as usize;
+        let batches = move |inner| Batches { inner, shared: shared.clone(), response_bytes };
+        let service = Server::builder()
+            .set_config(server)
+            .set_http_middleware(http)
+            .set_rpc_middleware(RpcServiceBuilder::new().layer_fn(batches))
+            .to_service_builder();
+        let (stop, handle) = stop_channel();
+        tokio::spawn(async move {
+            let mut guests = std::pin::pin!(limits.door.open(listener));
+            let mut stopped = std::pin::pin!(stop.clone().shutdown());
+            loop {
+                let guest = tokio::select! {
+                    guest = guests.next() => guest,
+                    () = &mut stopped => return,
+                };
+                let Some(Ok(guest)) = guest else { continue };
+                let guest = Idle::new(guest, limits.idle);
+                let service = service.clone().build(methods.clone(), stop.clone());
+                let served = serve_with_graceful_shutdown(guest, service, stop.clone().shutdown());
+                tokio::spawn(async move {
+                    if let Err(error) = served.await {
+                        tracing::debug!(%error, "a connection broke");
+                    }
+                });
+            }
+        });
+        Ok(Self { address, handle })
     }
 
     /// Stops it, and waits until it has.
@@ -81,12 +118,12 @@ fn labels(method: &str, answer: &Result<Value, ErrorObjectOwned>) -> Vec<String>
 fn methods(
     ledger: &Ledger,
     config: RpcConfig,
-) -> Result<RpcModule<Arc<Shared>>, RegisterMethodError> {
+) -> Result<(Arc<Shared>, RpcModule<Arc<Shared>>), RegisterMethodError> {
     let development = config.development;
     let shared = Arc::new(Shared::start(ledger, config));
-    let mut module = RpcModule::new(shared);
-    let more = if development { DEVELOPMENT_METHODS } else { &[] };
-    for method in METHODS.iter().chain(more).copied() {
+    let mut module = RpcModule::new(shared.clone());
+    let more = [DEVELOPMENT_METHODS, develop::METHODS].into_iter().filter(|_| development);
+    for method in METHODS.iter().chain(more.flatten()).copied() {
         module.register_async_method(method, move |params, shared, _| async move {
             let timer = Timer::start();
             let answer = match Params::read(&params) {
@@ -116,5 +153,5 @@ fn methods(
             }
         },
     )?;
-    Ok(module)
+    Ok((shared, module))
 }

@@ -118,8 +118,8 @@ impl Shared {
         let head = self.chain.head().await?;
         let point = Point { cut: block.number(), min_cut: head.cut, env: block.env };
         let max_bytes = self.trace_bytes();
-        let replay =
-            Replay { env: block.env, block: block.hash, steps, tracer, max_bytes, context };
+        let (env, rules, block) = (block.env, self.ledger.calls.rules, block.hash);
+        let replay = Replay { env, rules, block, steps, tracer, max_bytes, context };
         let (replay, context) = (Arc::new(replay), self.context());
         let mut known = Known::with_room(self.ledger.limits.rpc.trace_keys);
         let job = {
@@ -173,9 +173,10 @@ impl Shared {
         context: &Context,
     ) -> Result<Box<GethTrace>, Failure> {
         let (calls, env) = (&self.ledger.calls, asked.point.env);
+        let rules = calls.rules;
         let accounts = [Some(request.from), request.to];
         let job = move |view: &Known| {
-            let run = Executor::new(&env).trace_call(&request, view, &tracer);
+            let run = Executor::with_rules(&env, rules).trace_call(&request, view, &tracer);
             match run.outcome {
                 TraceOutcome::Missing => Attempt::Lacks(run.missing, run.missing_codes),
                 outcome => Attempt::Done(outcome),

@@ -6,6 +6,7 @@ mod fakes;
 mod proof;
 mod query;
 mod receipts;
+mod rpc;
 mod setup;
 mod submit;
 mod transport;

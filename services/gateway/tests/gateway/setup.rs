@@ -9,7 +9,7 @@ use alloy_primitives::{Signature, TxKind};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use atoll_api::state::ReceiptEvent;
-use atoll_gateway::{Config, Ledger, Limits, Pool};
+use atoll_gateway::{Config, Ledger, Limits, Pool, Rpc, RpcConfig};
 use atoll_types::{
     Address, B256, Executed, Finality, Placement, Receipt, ReceiptKind, ShardId, U256,
 };
@@ -29,6 +29,7 @@ pub struct Gateway {
     pub shards: [Shard; 2],
     pub beacon: Beacon,
     pub address: SocketAddr,
+    pub rpc: Rpc,
     pub placement: Placement,
 }
 
@@ -50,9 +51,19 @@ impl Gateway {
             beacon: beacon_links(&beacon),
             recovery: Pool::start("recovery", 2, 4096).expect("threads"),
             calls: Pool::start("calls", 1, 64).expect("threads"),
+            rules: atoll_evm::Rules::default(),
             limits: limits.clone(),
             version: "test".into(),
         });
+        let rpc = RpcConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            links: vec![],
+            genesis: std::sync::Arc::new(block(0, 0)),
+            development: false,
+            signers: vec![],
+            clock: None,
+        };
+        let rpc = Rpc::start(&ledger, rpc).await.expect("a free port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let router = limits.server().add_service(ledger.into_server());
@@ -60,7 +71,7 @@ impl Gateway {
         for shard in &shards {
             shard.until(|script| script.followed.then_some(())).await;
         }
-        Self { shards, beacon, address, placement }
+        Self { shards, beacon, address, rpc, placement }
     }
 
     pub fn endpoint(&self) -> Endpoint {

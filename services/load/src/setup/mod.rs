@@ -130,9 +130,9 @@ fn fees(cluster: &Cluster, args: &LoadArgs) -> Fees {
     let time = args.setup_timeout + args.warmup + args.duration + args.drain;
     let steps = time.as_secs() / 12 + 1;
     let growth = 1.125f64.powf(steps as f64).min(1_000.0);
-    let base = (cluster.base_fee as f64 * growth) as u128;
+    let base = (cluster.chain.base_fee as f64 * growth) as u128;
     Fees {
-        chain_id: cluster.chain_id,
+        chain_id: cluster.chain.chain_id,
         max_fee: base.max(1_000_000_000) + PRIORITY_FEE,
         priority_fee: PRIORITY_FEE,
     }
@@ -154,12 +154,12 @@ pub async fn prepare(
     let keys = keys("account", seed, args.accounts)?;
     let all = addresses(&keys);
     let placed = cluster.shards_of(&all).await?;
-    let world = World::new(cluster.shards, all, placed);
+    let world = World::new(cluster.chain.shards, all, placed);
     let paid = match args.payees {
         Some(count) => {
             let all: Vec<_> = (0..count).map(payee).collect();
             let placed = cluster.shards_of(&all).await?;
-            Some(World::new(cluster.shards, all, placed))
+            Some(World::new(cluster.chain.shards, all, placed))
         }
         None => None,
     };
@@ -208,7 +208,7 @@ async fn funders(cluster: &Cluster, args: &LoadArgs) -> anyhow::Result<Funders> 
     ensure!(
         !richest.is_zero(),
         "the first ten accounts of the mnemonic have nothing on chain {}: is it the one of its genesis?",
-        cluster.chain_id
+        cluster.chain.chain_id
     );
     // One that has spent most of what it had would only hold back the others.
     let rich = keys

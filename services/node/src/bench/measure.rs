@@ -9,7 +9,7 @@ use alloy_consensus::crypto::secp256k1::recover_signer;
 use alloy_primitives::keccak256;
 use alloy_signer::SignerSync as _;
 use anyhow::{Context as _, anyhow, bail, ensure};
-use atoll_load::{DEV_MNEMONIC, LoadArgs, Rate, Summary};
+use atoll_load::{DEV_MNEMONIC, LoadArgs, Rate, Summary, Via};
 use atoll_wire::v1::{
     GetStatsResponse,
     get_stats_response::{Shard, Traffic, Work},
@@ -125,6 +125,8 @@ fn load_args(args: &BenchArgs, plan: &Plan, rate: Rate, payees: u32, target: &st
     LoadArgs {
         tls_authority: None,
         target: target.to_owned(),
+        via: Via::Grpc,
+        batch: 1_000,
         workload: plan.workload,
         accounts: args.accounts,
         payees: (payees > 0).then_some(payees),
@@ -170,7 +172,7 @@ impl Measured {
         let finals = summary.finals as f64;
         // For each of none: no number, and shown as none.
         let each = |count: f64, of: f64| if of > 0.0 { count / of } else { f64::NAN };
-        let crossed = (finals * summary.cross_share).round();
+        let crossed = (finals * summary.cross_share.unwrap_or(0.0)).round();
         let latency = &summary.latency_ms;
         let any = |ms: f64| if ms > 0.0 { ms } else { f64::NAN };
         Self {
@@ -186,11 +188,11 @@ impl Measured {
             group: spent.grouped / spent.groups.max(1.0),
             wrong: spent.wrong,
             aborts: spent.aborts,
-            executed_p50: any(latency.local_executed.p50),
+            executed_p50: any(latency.local_executed.map_or(0.0, |l| l.p50)),
             final_p50: any(latency.finals.p50),
             final_p99: any(latency.finals.p99),
-            cross_p50: any(latency.cross_final.p50),
-            cross_p99: any(latency.cross_final.p99),
+            cross_p50: any(latency.cross_final.map_or(0.0, |l| l.p50)),
+            cross_p99: any(latency.cross_final.map_or(0.0, |l| l.p99)),
             offered: summary.offered as f64,
             refused: summary.refusals.values().sum::<u64>() as f64,
             failed: summary.failures.values().sum::<u64>() as f64,

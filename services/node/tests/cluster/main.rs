@@ -61,7 +61,7 @@ async fn load(url: &str, workload: &str, seed: &str) -> anyhow::Result<()> {
     let load = Load::try_parse_from(line.into_iter().chain(rate).chain(rest))?;
     let summary = atoll_load::run(load.args, std::future::pending::<()>()).await?;
     ensure!(summary.failures.is_empty() && summary.finals == summary.offered, "{summary}");
-    ensure!(summary.cross_share > 0.25, "{summary}");
+    ensure!(summary.cross_share > Some(0.25), "{summary}");
     Ok(())
 }
 

@@ -115,10 +115,16 @@ def can_check(atoll):
 
 
 def listens(cluster):
+    """What has no probes says so by its ports."""
+
+    def opens(process, port):
+        cluster.is_running(process)
+        with socket.socket() as client:
+            return client.connect_ex((process.address, port)) == 0
+
     for process in cluster.services():
         for port in process.ports:
-            with socket.create_connection((process.address, port), timeout=5):
-                pass
+            until(f"{process.name} listens on {port}", lambda process=process, port=port: opens(process, port))
 
 
 def metrics(cluster):

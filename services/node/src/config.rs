@@ -122,7 +122,9 @@ pub struct Beginning {
 }
 
 /// A hard fork of Ethereum's that a chain may stay at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Hardfork {
     Prague,

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 use atoll::{
     cluster::Cluster,
-    up::{RpcPort, UpArgs},
+    up::{OptionalPort, UpArgs},
 };
 use atoll_tests::rpc::Rpc;
 use clap::Parser;
@@ -45,7 +45,7 @@ fn args(line: &str, dir: &std::path::Path) -> anyhow::Result<UpArgs> {
     let data = dir.join("data");
     let line = format!("up --shards 3 --listen 127.0.0.1:0 --data {} {line}", data.display());
     let mut up = Cli::try_parse_from(line.split_whitespace())?.up;
-    up.rpc = Some(RpcPort(Some("127.0.0.1:0".parse()?)));
+    up.rpc = Some(OptionalPort(Some("127.0.0.1:0".parse()?)));
     Ok(up)
 }
 

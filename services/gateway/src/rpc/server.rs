@@ -77,7 +77,7 @@ impl Rpc {
             .to_service_builder();
         let (stop, handle) = stop_channel();
         tokio::spawn(async move {
-            let mut guests = std::pin::pin!(limits.door.open(listener));
+            let mut guests = std::pin::pin!(limits.door.open(listener, None));
             let mut stopped = std::pin::pin!(stop.clone().shutdown());
             loop {
                 let guest = tokio::select! {

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -167,6 +168,17 @@ class Processes:
         except Failed:
             return False
         return True
+
+    def listens(self, process):
+        """Waits until its ports are open: what has no probes says so by them."""
+
+        def opens(port):
+            self.is_running(process)
+            with socket.socket() as client:
+                return client.connect_ex((process.address, port)) == 0
+
+        for port in process.ports:
+            until(f"{process.name} listens on {port}", lambda port=port: opens(port))
 
     def ended(self, process):
         """Waits for its end; its exit code."""

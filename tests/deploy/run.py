@@ -12,7 +12,6 @@ import argparse
 import json
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -114,19 +113,6 @@ def can_check(atoll):
     return subprocess.run([atoll, "config", "check", "--help"], capture_output=True).returncode == 0
 
 
-def listens(cluster):
-    """What has no probes says so by its ports."""
-
-    def opens(process, port):
-        cluster.is_running(process)
-        with socket.socket() as client:
-            return client.connect_ex((process.address, port)) == 0
-
-    for process in cluster.services():
-        for port in process.ports:
-            until(f"{process.name} listens on {port}", lambda process=process, port=port: opens(process, port))
-
-
 def metrics(cluster):
     """Who is told to serve metrics does."""
     for process in cluster.services():
@@ -171,7 +157,8 @@ def check(path, atoll):
                 cluster.start(process, more if process.arguments[0] == "node" else ())
             for process in cluster.services():
                 cluster.is_up(process)
-            listens(cluster)
+            for process in cluster.services():
+                cluster.listens(process)
             sent, finals = use(cluster)
             reflects(cluster)
             served = len(list(metrics(cluster)))

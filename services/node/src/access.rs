@@ -50,6 +50,7 @@ const MATRIX: &[(&str, &[Method])] = &[
             ("Take", &[Own]),
             ("Report", &[Own]),
             ("Pending", &[Gateways]),
+            ("Content", &[Gateways]),
             ("Status", &[Own, Gateways]),
         ],
     ),

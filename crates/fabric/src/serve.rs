@@ -27,6 +27,7 @@ pub async fn serve<M: Rpc>(
     request: tonic::Request<M::Wire>,
 ) -> Result<tonic::Response<M::WireReply>, tonic::Status> {
     let context = context_of(request.metadata());
+    let trace = context.trace;
     let result = match M::from_wire(request.into_inner()) {
         Ok(message) => link.call(context, message).await,
         Err(malformed) => Err(Fault::Malformed(malformed).into()),
@@ -34,7 +35,8 @@ pub async fn serve<M: Rpc>(
     match result {
         Ok(reply) => Ok(tonic::Response::new(M::reply_into_wire(reply))),
         Err(error) => {
-            tracing::debug!(path = M::PATH, %error, "call answered with an error");
+            let trace_id = trace.map(|trace| format!("{:032x}", trace.trace_id));
+            tracing::debug!(path = M::PATH, %error, trace_id, "call answered with an error");
             Err(status_of(&error))
         }
     }

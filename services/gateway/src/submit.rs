@@ -276,9 +276,9 @@ impl Submitter {
                     named.len()
                 );
                 let fault = atoll_fabric::Fault::Internal { reason };
-                return failed(shard, &named, &fault.into());
+                return failed(shard, trace, &named, &fault.into());
             }
-            Err(error) => return failed(shard, &named, &error),
+            Err(error) => return failed(shard, trace, &named, &error),
         };
         let known = named.iter().zip(&refused).filter(|(_, refused)| {
             matches!(refused, None | Some(atoll_api::mempool::Refused::AlreadyKnown))
@@ -298,10 +298,12 @@ impl Submitter {
 
 fn failed(
     shard: ShardId,
+    trace: Option<TraceContext>,
     named: &[(B256, alloy_primitives::Address)],
     error: &atoll_api::mempool::MempoolError,
 ) -> Vec<Offered> {
-    tracing::warn!(%shard, %error, transactions = named.len(), "cannot offer transactions");
+    let (transactions, trace_id) = (named.len(), trace.map(|t| format!("{:032x}", t.trace_id)));
+    tracing::warn!(%shard, %error, transactions, trace_id, "cannot offer transactions");
     let failed = |(hash, _): &(B256, _)| Offered::failed(*hash, error);
     named.iter().map(failed).collect()
 }

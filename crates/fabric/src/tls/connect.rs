@@ -155,7 +155,7 @@ pub async fn to_host(
     clock: Clock,
 ) -> Result<Channel, TlsError> {
     if endpoint.uri().scheme_str() != Some("https") {
-        return Ok(endpoint.connect().await?);
+        return Ok(endpoint.connect_with_connector(tower::service_fn(clear)).await?);
     }
     let authority = authority.unwrap_or(Path::new(SYSTEM)).to_owned();
     let kept = Kept::open(Files { own: None, authority: Some(authority) })?;
@@ -164,10 +164,12 @@ pub async fn to_host(
 
 /// A channel in plain text that connects when it is used, and says so when the other side speaks TLS.
 pub fn plain(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
-        let (_, socket) = dial(&uri, 80).await?;
-        Ok::<_, io::Error>(TokioIo::new(Wire::Plain(socket, false)))
-    }))
+    endpoint.connect_with_connector_lazy(tower::service_fn(clear))
+}
+
+async fn clear(uri: Uri) -> io::Result<TokioIo<Wire>> {
+    let (_, socket) = dial(&uri, 80).await?;
+    Ok(TokioIo::new(Wire::Plain(socket, false)))
 }
 
 async fn dial(uri: &Uri, usual_port: u16) -> io::Result<(String, TcpStream)> {

@@ -23,7 +23,7 @@ pub(super) enum Wire {
 }
 
 fn it_speaks_tls() -> io::Error {
-    io::Error::other("it speaks TLS: give [tls], and write https:// in its URL")
+    io::Error::other("it speaks TLS: write https:// in its URL")
 }
 
 /// Why a connection cannot be written to on which nothing has come: an alert may lie there unread.

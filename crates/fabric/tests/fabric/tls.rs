@@ -184,7 +184,7 @@ async fn those_who_may_are_let_in_and_the_others_hear_why_not() {
     // Plain text to TLS, and TLS to plain text.
     let error = add(&remote(plain(&port.endpoint("http")))).await;
     let said = format!("{error:?}");
-    assert!(said.contains("it speaks TLS: give [tls]"), "{said}");
+    assert!(said.contains("it speaks TLS: write https://"), "{said}");
     let clear = Stand::remote().await;
     let clear = clear.server.as_ref().expect("a server");
     let expected = Expected::Member(CHAIN, Role::Shard(1));

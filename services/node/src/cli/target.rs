@@ -214,8 +214,7 @@ fn normal(url: &str) -> anyhow::Result<String> {
     let (scheme, rest) = url.trim().split_once("://").unwrap_or(("http", url.trim()));
     let rest = rest.trim_end_matches('/');
     match scheme {
-        "https" => bail!("{url}: TLS is not supported; use http://, through a tunnel if need be"),
-        "http" if !rest.is_empty() => Ok(format!("http://{rest}")),
+        "http" | "https" if !rest.is_empty() => Ok(format!("{scheme}://{rest}")),
         _ => bail!("`{url}` is not an endpoint such as http://127.0.0.1:50051"),
     }
 }

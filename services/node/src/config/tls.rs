@@ -26,7 +26,6 @@ pub struct Tls {
     pub authority: Option<PathBuf>,
     /// Without certificates: allows ports and links between processes beyond loopback, where whoever
     /// reaches such a port can write, and whoever is in between can read.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub plain_text: bool,
     /// PEM file with the certificate that the gateway's public gRPC port shows to clients; without
     /// one, that port is in plain text.

@@ -158,7 +158,7 @@ async fn strangers_are_refused(cluster: &Processes, ours: &Authority) -> anyhow:
     let clear = plain(&endpoint(cluster, "http", BEACON)?);
     let answer = head(&Remote::new(clear, 8, Duration::from_secs(20))).await;
     let said = format!("{answer:?}");
-    ensure!(said.contains("it speaks TLS: give [tls]"), "{said}");
+    ensure!(said.contains("it speaks TLS: write https://"), "{said}");
     logged(cluster, BEACON, &[REFUSED, "plain text"]).await
 }
 

@@ -4,6 +4,7 @@ mod accounts;
 mod bad;
 mod chain;
 mod logs;
+mod simulate;
 mod trace;
 
 use anyhow::Context as _;

@@ -13,8 +13,8 @@ use revm::{
 };
 
 use crate::{
-    CallEnd, CallOutcome, CallRequest, CallResult, CallRun, Fork, Invalid, OnMissing, Outcome,
-    Rules, Run, StateView,
+    CallEnd, CallOutcome, CallRequest, CallResult, CallRun, Effects, Fork, Invalid, OnMissing,
+    Outcome, Rules, Run, StateView,
     db::{Db, Log, Seen, Used},
     effects,
     env::{self, Settings},
@@ -138,6 +138,32 @@ impl Executor {
             missing: used.missing,
             missing_codes: used.missing_codes,
         }
+    }
+
+    /// A call that others follow: what it changes is handed out, and its caller's nonce rises.
+    pub fn call_in_order(
+        &mut self,
+        request: &CallRequest,
+        view: &dyn StateView,
+    ) -> (CallRun, Option<Box<Effects>>) {
+        let tx = env::request(request, self.settings.tx.chain_id);
+        let body = |evm: &mut AtollEvm<'_>, settings: &Settings| {
+            let result = AtollHandler::for_call(false).run(evm)?;
+            let executed = effects::executed(result.clone(), gas_price(evm));
+            let Tracked { inner, db } = &mut evm.ctx.journaled_state;
+            let effects = effects::collect(db, &inner.state, &evm.ctx.tx, settings, executed);
+            Ok((result, Box::new(effects)))
+        };
+        let view = (view, None, OnMissing::Assume);
+        let (result, used) = self.attempt(true, tx, view, (), body, |(_, e)| &e.writes);
+        let (outcome, effects) = match result {
+            _ if used.lacks() => (CallOutcome::Missing, None),
+            Ok((result, effects)) => (CallOutcome::Done(call_result(result)), Some(effects)),
+            Err(Failure::Missing) => (CallOutcome::Missing, None),
+            Err(Failure::Invalid(reason)) => (CallOutcome::Invalid(reason), None),
+        };
+        let Used { keys, missing, missing_codes, .. } = used;
+        (CallRun { outcome, used: keys, missing, missing_codes }, effects)
     }
 
     /// Runs `body` for a transaction and finds its effects.
@@ -315,7 +341,7 @@ fn refused(reason: Invalid) -> Run {
     }
 }
 
-pub(crate) fn call_result(result: ExecutionResult) -> CallResult {
+fn call_result(result: ExecutionResult) -> CallResult {
     let end = match &result {
         ExecutionResult::Success { .. } => CallEnd::Success,
         ExecutionResult::Revert { .. } => CallEnd::Reverted,

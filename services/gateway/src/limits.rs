@@ -119,6 +119,9 @@ pub struct RpcLimits {
     pub assembling: usize,
     /// Longest wait of `eth_sendRawTransactionSync`.
     pub sync_wait: Duration,
+    /// Blocks of one `eth_simulateV1`, and calls in them all.
+    pub simulated_blocks: usize,
+    pub simulated_calls: usize,
     /// Traces that are made at a time; others wait.
     pub traces: usize,
     /// Keys that the transactions of a block may read that is traced.
@@ -151,6 +154,8 @@ impl Default for RpcLimits {
             block_cache_blocks: 8_192,
             assembling: 16,
             sync_wait: Duration::from_secs(25),
+            simulated_blocks: 256,
+            simulated_calls: 1_000,
             traces: 2,
             trace_keys: 131_072,
         }

@@ -1,9 +1,13 @@
 //! Few logs in many blocks. `ATOLL_BLOCKS=3000 cargo test -p atoll-tests --test rpc logs:: -- --nocapture`
 //! shows how long it takes to find them.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall as _;
+use anyhow::ensure;
 use atoll_tests::{
+    PATIENCE,
     contracts::{Token, token},
     here::Shape,
     rpc::quantity,
@@ -16,6 +20,9 @@ use super::start;
 
 /// Every so many blocks one log names somebody who is looked for.
 const SELDOM: u64 = 16;
+/// Accounts that send, and how many transactions of each are under way.
+const SENDERS: u64 = 4;
+const AHEAD: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn few_logs_in_many_blocks_are_found() -> anyhow::Result<()> {
@@ -30,20 +37,30 @@ async fn few_logs_in_many_blocks_are_found() -> anyhow::Result<()> {
     let token: Address = serde_json::from_value(made["contractAddress"].clone())?;
     let begin = rpc.number("eth_blockNumber").await?;
     let (anybody, somebody) = (Address::repeat_byte(1), Address::repeat_byte(2));
-    let (mut sent, mut named) = (0u64, Vec::new());
+    let (mut sent, mut named, mut next) = (0u64, Vec::new(), begin);
     let mut latest = begin;
     while latest < begin + wanted {
-        let to = if sent.is_multiple_of(SELDOM) { somebody } else { anybody };
+        let to = if latest >= next { somebody } else { anybody };
         let mint = Token::mintCall { to, amount: U256::from(1) }.abi_encode();
         // Not the account that has deployed it: its wallet here does not know.
-        let plan = Plan::call(token, mint).gas(200_000);
-        let tx = wallets[1 + (sent % 4) as usize].sign(&plan)?;
+        let wallet = &mut wallets[1 + (sent % SENDERS) as usize];
+        let tx = wallet.sign(&Plan::call(token, mint).gas(200_000))?;
         let hash = rpc.get("eth_sendRawTransaction", json!([tx.raw])).await?;
         if to == somebody {
             named.push(hash);
+            next = latest + SELDOM;
         }
         sent += 1;
-        rpc.closed(latest + 1).await?;
+        // A few of each sender are under way: hardly a block is empty.
+        let wallet = wallet.address();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let nonce = rpc.get("eth_getTransactionCount", json!([wallet, "latest"])).await?;
+            if quantity(&nonce)? + AHEAD >= sent / SENDERS {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{wallet}: {nonce} of {sent}");
+        }
         latest = rpc.number("eth_blockNumber").await?;
     }
     for hash in &named {
@@ -66,7 +83,9 @@ async fn few_logs_in_many_blocks_are_found() -> anyhow::Result<()> {
         let of = |log: &Value| log["transactionHash"].clone();
         match says {
             "few of somebody" => {
-                assert_eq!(logs.iter().map(of).collect::<Vec<_>>(), named);
+                let found: BTreeSet<String> = logs.iter().map(|log| of(log).to_string()).collect();
+                let named: BTreeSet<String> = named.iter().map(Value::to_string).collect();
+                assert_eq!(found, named);
             }
             "none of nobody" => assert!(logs.is_empty()),
             _ => assert!(logs.len() >= named.len()),

@@ -7,6 +7,7 @@ mod develop;
 mod genesis;
 mod load;
 mod logs;
+mod simulate;
 mod trace;
 
 use anyhow::Context as _;

@@ -135,7 +135,14 @@ async fn blocks_of_four_shards_are_executed_again_with_the_same_end() -> anyhow:
         if receipts.is_empty() {
             continue;
         }
-        let told = rpc.get("debug_traceBlockByNumber", place).await?;
+        let answer = rpc.ask("debug_traceBlockByNumber", place).await?;
+        let reason = answer["error"]["message"].as_str().unwrap_or_default();
+        if reason.contains("no longer kept") {
+            // A slow machine: the chain has gone on meanwhile.
+            break;
+        }
+        assert!(reason.is_empty(), "block {number}: {reason}");
+        let told = answer["result"].clone();
         let told = told.as_array().cloned().unwrap_or_default();
         assert_eq!(told.len(), receipts.len());
         blocks += 1;

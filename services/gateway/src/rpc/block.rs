@@ -187,7 +187,7 @@ pub(crate) fn pending(env: &BlockEnv, parent: B256) -> Value {
     block
 }
 
-fn header(env: &BlockEnv, parent: B256) -> Value {
+pub(crate) fn header(env: &BlockEnv, parent: B256) -> Value {
     let empty = alloy_consensus::EMPTY_ROOT_HASH;
     json!({
         "hash": null,

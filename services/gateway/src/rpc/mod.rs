@@ -20,6 +20,7 @@ mod params;
 mod send;
 mod server;
 mod sign;
+mod simulate;
 mod subscribe;
 mod trace;
 mod txpool;
@@ -101,6 +102,7 @@ pub(crate) const METHODS: &[&str] = &[
     "eth_call",
     "eth_estimateGas",
     "eth_createAccessList",
+    "eth_simulateV1",
     "eth_sendRawTransaction",
     "eth_sendRawTransactionSync",
     "eth_getTransactionReceipt",
@@ -234,6 +236,7 @@ impl Shared {
             "eth_call" => self.call(&params).await,
             "eth_estimateGas" => self.estimate_gas(&params).await,
             "eth_createAccessList" => self.create_access_list(&params).await,
+            "eth_simulateV1" => self.simulate(&params).await,
             "eth_sendRawTransaction" => self.send_raw(&params).await,
             "eth_sendRawTransactionSync" => self.send_raw_sync(&params).await,
             "eth_sendTransaction" => self.send_transaction(&params).await,

@@ -10,7 +10,9 @@ use alloy_consensus::{
 use alloy_primitives::{B256, Bloom, Log, Signature, U64, U256};
 use alloy_rpc_types_eth::simulate::{SimBlock, SimulatePayload};
 use alloy_rpc_types_eth::{Transaction, TransactionRequest};
-use atoll_evm::{CallEnd, CallOutcome, CallRequest, CallResult, Executor, Overlay, StateView as _};
+use atoll_evm::{
+    CallEnd, CallOutcome, CallRequest, CallResult, Executor, Overlay, Rules, StateView as _,
+};
 use atoll_fabric::Context;
 use atoll_types::{Address, Basic, BlockEnv, CodeRef, StateKey, StateValue};
 use serde_json::{Value, json};
@@ -36,6 +38,7 @@ const VOIDED: u32 = 1 << 31;
 /// What is simulated.
 struct Simulation {
     blocks: Vec<Planned>,
+    rules: Rules,
     /// Gas of all calls.
     gas: u64,
     context: Context,
@@ -73,6 +76,7 @@ impl Shared {
         let planned = planned(asked.point.env, payload.block_state_calls)?;
         let simulation = Arc::new(Simulation {
             blocks: planned,
+            rules: self.ledger.calls.rules,
             gas: limits.call_gas,
             context: context.clone(),
         });
@@ -136,7 +140,7 @@ impl Simulation {
             for (address, account) in &block.patch.accounts {
                 replace(&mut state, *address, account, &block.patch, &mut keys);
             }
-            let mut evm = Executor::new(&block.env);
+            let mut evm = Executor::with_rules(&block.env, self.rules);
             let (mut ran, mut room) = (Vec::new(), block.env.gas_limit);
             for request in &block.calls {
                 if self.context.expired() {

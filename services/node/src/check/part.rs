@@ -286,8 +286,12 @@ impl Part {
     }
 }
 
+/// Whether an entry, by key and value, is of what has been forgotten.
+type Past = Box<dyn Fn(&[u8], &[u8]) -> bool>;
+type Entry = (Vec<u8>, Vec<u8>);
+
 /// Which entries are of what a shard, or the beacon, has forgotten, as its marker of a clean stop says.
-fn past_of(is_shard: bool, marker: &[u8]) -> Box<dyn Fn(&[u8], &[u8]) -> bool> {
+fn past_of(is_shard: bool, marker: &[u8]) -> Past {
     if is_shard {
         let from = decode::<atoll_state::Rest>(marker).map_or(0, |rest| rest.kept_from);
         Box::new(move |key, value| atoll_state::is_past(from, key, value))
@@ -326,7 +330,7 @@ fn differing(
 struct Walk<'a> {
     index: &'a dyn Index,
     past: &'a dyn Fn(&[u8], &[u8]) -> bool,
-    piece: std::vec::IntoIter<(Vec<u8>, Vec<u8>)>,
+    piece: std::vec::IntoIter<Entry>,
     after: Vec<u8>,
 }
 
@@ -335,7 +339,7 @@ impl<'a> Walk<'a> {
         Self { index, past, piece: Vec::new().into_iter(), after: Vec::new() }
     }
 
-    fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn next(&mut self) -> Result<Option<Entry>, StoreError> {
         loop {
             if let Some(entry) = self.piece.find(|(key, value)| !(self.past)(key, value)) {
                 return Ok(Some(entry));
